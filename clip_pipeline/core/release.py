@@ -1,0 +1,93 @@
+"""What a release states about itself: `release.json`, as dataclasses that are written and read here only."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clip_pipeline.core.errors import IntegrityError, NotFoundError
+from clip_pipeline.core.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentBatch:
+    """The rows `offset` to `offset + rows` of a segment's ids: one batch at one content digest (its seal's)."""
+
+    key: str
+    digest: str
+    offset: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One FAISS file over some batches, with its id map and, where images left, the ids that no longer count.
+
+    index_type: `flat-fp16` or `ivf<nlist>-fp16`. files: file name -> SHA-256. rows counts all vectors in the file,
+    dead those hidden in this release.
+    """
+
+    name: str
+    index_type: str
+    rows: int
+    dead: int
+    batches: tuple[SegmentBatch, ...]
+    index_file: str
+    ids_file: str
+    dead_file: str | None
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An immutable published set of segments and where they came from.
+
+    images: live images, rows minus dead over all segments. recall: k-recall@k of `recall_queries` sampled queries
+    against exact float32 search of the stored vectors, k = `recall_k`. created_at: UTC, ISO 8601, `Z`.
+    """
+
+    number: int
+    encoder_name: str
+    model_name: str
+    fingerprint: str
+    dim: int
+    metric: str
+    images: int
+    segments: tuple[Segment, ...]
+    recall: float
+    recall_k: int
+    recall_queries: int
+    parent: int | None
+    run_id: str
+    code_version: str
+    created_at: str
+
+
+def write_release(folder: Path, release: Release) -> None:
+    """Write `release.json`, the last file of a release, into its (temporary) folder."""
+    (folder / "release.json").write_text(json.dumps(asdict(release), indent=1))
+
+
+def read_release(store: Store, encoder_key: str, number: int) -> Release:
+    """The statement of one release; its files are not checked here.
+
+    Raises:
+        NotFoundError: no such release.
+        IntegrityError: `release.json` is not readable as one.
+    """
+    path = store.release_dir(encoder_key, number) / "release.json"
+    try:
+        fields = json.loads(path.read_text())
+        segments = tuple(
+            Segment(**(s | {"batches": tuple(SegmentBatch(**b) for b in s["batches"])})) for s in fields["segments"]
+        )
+        return Release(**(fields | {"segments": segments}))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"release {number} does not exist at {path.parent}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is not a release ({error}); publish anew by materializing merged_index") from error
+
+
+def read_current_release(store: Store, encoder_key: str) -> Release | None:
+    """The published release of one encoder, or None before the first."""
+    number = store.current_release_number(encoder_key)
+    return None if number is None else read_release(store, encoder_key, number)

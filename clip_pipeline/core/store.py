@@ -1,0 +1,158 @@
+"""The store: one root folder, local or on a shared filesystem. Only this module builds paths below it.
+
+    encoder.json                                          the pinned encoder
+    manifests/<batch>.parquet
+    embeddings/<encoder>/<batch>/{vectors.npy, rows.parquet, quarantine.parquet, seal.json}
+    releases/<encoder>/<n>/{segment-*.faiss, ids-*.npy, dead-*.npy, release.json}
+    releases/<encoder>/CURRENT
+    uploads/<sha256[:2]>/<sha256>   thumbnails/<sha256[:2]>/<sha256>.webp
+
+Whatever is visible under its final name is complete: it was written under a temporary name in the same folder,
+flushed to disk, then renamed. Temporary names start with `.tmp-`, so a sweep can tell what a kill left behind.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_pipeline.core.errors import StoreError
+from clip_pipeline.core.keys import BatchKey
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Paths and atomic writes below one root. Holds no handle, so it is free to copy and send."""
+
+    root: Path
+
+    @property
+    def pinned_encoder_path(self) -> Path:
+        """The specification of the encoder that this store is built with."""
+        return self.root / "encoder.json"
+
+    def manifest_path(self, batch: BatchKey) -> Path:
+        """The manifest of one batch."""
+        return self.root / "manifests" / f"{batch}.parquet"
+
+    def embeddings_dir(self, encoder_key: str, batch: BatchKey) -> Path:
+        """The sealed embeddings of one batch under one encoder."""
+        return self.root / "embeddings" / encoder_key / str(batch)
+
+    def embedded_batches(self, encoder_key: str) -> list[BatchKey]:
+        """The batches with sealed embeddings under one encoder, in order."""
+        folder = self.root / "embeddings" / encoder_key
+        if not folder.is_dir():
+            return []
+        return sorted(BatchKey.parse(p.parent.name) for p in folder.glob("b*/seal.json"))
+
+    def releases_dir(self, encoder_key: str) -> Path:
+        """The folder that holds the releases of one encoder and the `CURRENT` pointer."""
+        return self.root / "releases" / encoder_key
+
+    def release_dir(self, encoder_key: str, number: int) -> Path:
+        """The folder of one release, published or not."""
+        return self.releases_dir(encoder_key) / f"{number:07d}"
+
+    def current_release_number(self, encoder_key: str) -> int | None:
+        """The number of the published release, or None before the first.
+
+        Raises:
+            StoreError: `CURRENT` holds something else than a number.
+        """
+        pointer = self.releases_dir(encoder_key) / "CURRENT"
+        try:
+            text = pointer.read_text().strip()
+        except FileNotFoundError:
+            return None
+        if not text.isdigit():
+            raise StoreError(f"{pointer} holds {text!r}, expected a release number; restore it or publish anew")
+        return int(text)
+
+    def set_current_release(self, encoder_key: str, number: int) -> None:
+        """Publish: one atomic rename makes `number` the release that readers open."""
+        pointer = self.releases_dir(encoder_key) / "CURRENT"
+        with replace_file(pointer) as temporary:
+            temporary.write_text(f"{number}\n")
+
+    def thumbnail_path(self, sha256: str) -> Path:
+        """The cached thumbnail of one content."""
+        return self.root / "thumbnails" / sha256[:2] / f"{sha256}.webp"
+
+    def upload_path(self, sha256: str) -> Path:
+        """An uploaded image, by content, never by the name it came with."""
+        return self.root / "uploads" / sha256[:2] / sha256
+
+
+@contextmanager
+def replace_file(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target`; becomes `target`, flushed to disk, when the block ends without error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_beside(target)
+    try:
+        yield temporary
+        fsync_path(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(target.parent)
+
+
+@contextmanager
+def replace_dir(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`; takes its place, flushed to disk, when the block ends without error.
+
+    Where `target` exists it is moved aside first: between the two renames it reads as absent, which is a true
+    statement (nothing sealed is there) that every reader already handles.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_beside(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            fsync_path(path)
+        fsync_path(temporary)
+        _swap_in(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_path(target.parent)
+
+
+def sweep_temporaries(folder: Path) -> int:
+    """Remove what killed writers left directly in `folder`; returns how many entries. Call it with no writer alive."""
+    leftovers = list(folder.glob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return len(leftovers)
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file or folder to disk, so that a rename never outlives the bytes it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_beside(target: Path) -> Path:
+    return target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:12]}"
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    aside = _temporary_beside(target)
+    try:
+        os.rename(target, aside)
+    except FileNotFoundError:
+        aside = None
+    os.rename(temporary, target)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Dagster definitions, thin: partitions, assets, checks, sensors, jobs, resources."""

@@ -1,0 +1,1 @@
+"""Encoders, image decoding and the embedding loop: the only place that imports torch."""

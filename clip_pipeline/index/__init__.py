@@ -1,0 +1,1 @@
+"""Index releases: build, merge, search, verify. The only place that imports FAISS."""

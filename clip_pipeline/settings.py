@@ -1,0 +1,75 @@
+"""Every setting of the project, in one place: read from `CLIP_PIPELINE_*` variables when `Settings()` is called."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from clip_pipeline.core.limits import ImageLimits
+from clip_pipeline.core.store import Store
+
+
+class Settings(BaseSettings):
+    """One field a variable: `home` is `CLIP_PIPELINE_HOME`. Folder lists are separated by colons, as in PATH."""
+
+    model_config = SettingsConfigDict(env_prefix="CLIP_PIPELINE_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".clip_pipeline"), description="folder of all state: ledger, store, Dagster, logs")
+    roots: str = Field("", description="folders below which images may be registered, separated by colons")
+    watch: str = Field("", description="folders that the watched_folders sensor scans, separated by colons")
+    watch_ignore: str = Field(
+        ".*:*~:*.tmp:*.part:*.partial:*.crdownload:Thumbs.db:desktop.ini:*.xmp:*.aae",
+        description="file and folder names that a scan passes over: glob patterns separated by colons",
+    )
+    ledger_url: str = Field("", description="SQLAlchemy URL of the ledger; empty: SQLite below the home")
+    encoder: str = Field("auto", description="auto, builtin, a Hugging Face model id or a local model directory")
+    device: str = Field("auto", description="auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N")
+    forward_batch: int = Field(32, ge=1, description="images of one forward pass; halved when memory runs out")
+    decode_workers: int = Field(0, ge=0, description="processes that decode images; 0: one for each core")
+    batch_size: int = Field(10_000, ge=1, description="images of one batch, that is of one Dagster partition")
+    max_image_bytes: int = Field(ImageLimits.max_bytes, ge=1, description="largest image file, in bytes")
+    max_image_pixels: int = Field(ImageLimits.max_pixels, ge=1, description="largest width x height, in pixels")
+    decode_timeout_s: float = Field(ImageLimits.timeout_s, gt=0, description="seconds to read and decode one image")
+    host: str = Field("127.0.0.1", description="address that the HTTP service binds to")
+    port: int = Field(8000, ge=0, le=65535, description="port of the HTTP service")
+    dagster_port: int = Field(3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
+
+    @property
+    def home_path(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def store(self) -> Store:
+        """The store below the home."""
+        return Store(self.home_path / "store")
+
+    @property
+    def ledger_location(self) -> str:
+        """The URL of the ledger: the one that was set, or SQLite below the home."""
+        return self.ledger_url or f"sqlite:///{self.home_path / 'ledger.sqlite3'}"
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What one image may cost."""
+        return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.decode_timeout_s)
+
+    @property
+    def watch_folders(self) -> tuple[Path, ...]:
+        """The watched folders, absolute, in the order given."""
+        return _folders(self.watch)
+
+    @property
+    def root_folders(self) -> tuple[Path, ...]:
+        """The allowed roots: those configured and every watched folder."""
+        return tuple(dict.fromkeys((*_folders(self.roots), *self.watch_folders)))
+
+    @property
+    def ignore_patterns(self) -> tuple[str, ...]:
+        """The glob patterns of names that a scan passes over."""
+        return tuple(part for part in self.watch_ignore.split(":") if part)
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    return tuple(Path(os.path.abspath(os.path.expanduser(part))) for part in text.split(":") if part)

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.core.store import Store
 
+_LIMITS = ImageLimits()
+
 
 class Settings(BaseSettings):
     """One field a variable: `home` is `CLIP_PIPELINE_HOME`. Folder lists are separated by colons, as in PATH."""
@@ -28,9 +30,9 @@ class Settings(BaseSettings):
     forward_batch: int = Field(32, ge=1, description="images of one forward pass; halved when memory runs out")
     decode_workers: int = Field(0, ge=0, description="processes that decode images; 0: one for each core")
     batch_size: int = Field(10_000, ge=1, description="images of one batch, that is of one Dagster partition")
-    max_image_bytes: int = Field(ImageLimits.max_bytes, ge=1, description="largest image file, in bytes")
-    max_image_pixels: int = Field(ImageLimits.max_pixels, ge=1, description="largest width x height, in pixels")
-    decode_timeout_s: float = Field(ImageLimits.timeout_s, gt=0, description="seconds to read and decode one image")
+    max_image_bytes: int = Field(_LIMITS.max_bytes, ge=1, description="largest image file, in bytes")
+    max_image_pixels: int = Field(_LIMITS.max_pixels, ge=1, description="largest width x height, in pixels")
+    decode_timeout_s: float = Field(_LIMITS.timeout_s, gt=0, description="seconds to read and decode one image")
     host: str = Field("127.0.0.1", description="address that the HTTP service binds to")
     port: int = Field(8000, ge=0, le=65535, description="port of the HTTP service")
     dagster_port: int = Field(3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")

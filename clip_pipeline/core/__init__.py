@@ -1,1 +1,1 @@
-"""Plain facts and files: keys, errors, manifests, embeddings, releases, the store. No Dagster, torch, FAISS, SQL or HTTP."""
+"""Plain facts and files: keys, errors, manifests, embeddings, releases, store. No Dagster, torch, FAISS, SQL, HTTP."""

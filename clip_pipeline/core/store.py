@@ -14,7 +14,7 @@ flushed to disk, then renamed. Temporary names start with `.tmp-`, so a sweep ca
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ class Store:
 
 
 @contextmanager
-def replace_file(target: Path) -> Iterator[Path]:
+def replace_file(target: Path) -> Generator[Path, None, None]:
     """A temporary path beside `target`; becomes `target`, flushed to disk, when the block ends without error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_beside(target)
@@ -105,7 +105,7 @@ def replace_file(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_dir(target: Path) -> Iterator[Path]:
+def replace_dir(target: Path) -> Generator[Path, None, None]:
     """A temporary folder beside `target`; takes its place, flushed to disk, when the block ends without error.
 
     Where `target` exists it is moved aside first: between the two renames it reads as absent, which is a true

@@ -1,0 +1,83 @@
+# Two commands matter: `make run` and `make test`. Both install what they need on first use. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# A Python of your choice; empty: the first of python3.11, 3.12, 3.13 and python3 that is new enough.
+PYTHON ?=
+# Where to get torch from; empty: pip's own index. On Linux that build brings gigabytes of CUDA libraries; without a
+# GPU the CPU build is a tenth of it: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+
+.PHONY: help
+help: ## Show these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo
+	@echo 'make run takes IMAGES=/path/to/folder, ONCE=1, PORT=8000, DAGSTER_PORT=3000 and every CLIP_PIPELINE_* variable.'
+	@echo 'make test takes ARGS, for pytest. Set-up takes PYTHON=/path/to/python and TORCH_INDEX=URL (CPU build of torch:'
+	@echo 'https://download.pytorch.org/whl/cpu).'
+
+.PHONY: run
+run: .venv/.installed ## Index photographs (IMAGES=folder, or samples), search them, serve until Ctrl-C (or ONCE=1)
+	@set -- demo; \
+	[ -z "$${IMAGES:-}" ] || set -- "$$@" --images "$$IMAGES"; \
+	case "$${ONCE:-}" in '' | 0) ;; *) set -- "$$@" --once ;; esac; \
+	[ -z "$${PORT:-}" ] || export CLIP_PIPELINE_PORT="$$PORT"; \
+	[ -z "$${DAGSTER_PORT:-}" ] || export CLIP_PIPELINE_DAGSTER_PORT="$$DAGSTER_PORT"; \
+	exec $(BIN)/clip-pipeline "$$@"
+
+.PHONY: test
+test: .venv/.installed-dev ## Run the tests (ARGS="-k name" and so on)
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack
+	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+.PHONY: lint
+lint: .venv/.installed-dev ## Check style, formatting and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: types
+types: .venv/.installed-dev ## Check types with pyright
+	@$(BIN)/pyright
+
+.PHONY: definitions
+definitions: .venv/.installed-dev ## Load both Dagster code locations, as the daemon would
+	@VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/dg check defs
+	@$(BIN)/dagster definitions validate -w workspace.yaml
+
+.PHONY: install
+install: .venv/.installed-dev ## Make .venv with everything in it, tools for developers too
+
+.PHONY: lock
+lock: .venv/.installed-dev ## Pin the newest versions that pyproject.toml allows, in constraints.txt
+	@$(BIN)/python tools/write_lock.py
+
+.PHONY: clean
+clean: ## Remove .venv and caches; keeps .clip_pipeline, which holds your index
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and without its dependencies, so that TORCH_INDEX, where the rest is not to be had, serves only torch.
+.venv/.installed: pyproject.toml constraints.txt
+	@python=$$(bash tools/find_python '$(PYTHON)'); \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making .venv with $$python"; "$$python" -m venv --clear .venv; }
+	@echo 'Installing the pinned packages into .venv: once, some minutes.'
+	@[ -n '$(TORCH_INDEX)' ] || [ "$$(uname)" != Linux ] || command -v nvidia-smi >/dev/null || \
+	echo 'No GPU here: with TORCH_INDEX=https://download.pytorch.org/whl/cpu torch may come without gigabytes of CUDA.'
+	@$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') "$$(grep '^torch==' constraints.txt)"
+	@$(INSTALL) --quiet --editable '.[all]'
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@echo 'Installing the tools for developers into .venv'
+	@$(INSTALL) --quiet --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Tests, mirroring the package: one folder for each of its packages."""

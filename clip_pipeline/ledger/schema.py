@@ -1,0 +1,135 @@
+"""The tables of the ledger. `migrations/` builds them; a test proves that both say the same."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives row ids only to a column typed INTEGER; PostgreSQL needs 64 bits spelled out.
+Identifier = BigInteger().with_variant(Integer(), "sqlite")
+
+# Byte order, so that a sorted folder scan and `ORDER BY path` agree on every database.
+PathText = Text().with_variant(Text(collation="C"), "postgresql")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(40), primary_key=True),
+    Column("source", String(16), nullable=False, comment="api, cli or watch"),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", String(32), nullable=False, comment="UTC, ISO 8601, Z"),
+    Column("images_count", Integer, nullable=False, comment="distinct paths submitted"),
+    Column("new_images_count", Integer, nullable=False, comment="of these, queued by this job"),
+    Column("already_indexed_count", Integer, nullable=False, comment="of these, known and unchanged"),
+    Column("total_images", Integer, nullable=False, comment="paths this job waits for: its own and those under way"),
+    Column("idempotency_key", Text, unique=True),
+    Column("request_digest", String(64)),
+    Column("started_at", String(32)),
+    Column("completed_at", String(32)),
+    Column("canceled_at", String(32)),
+    Column("failed_images", Integer, comment="frozen when the job completes"),
+    Index("ix_jobs_created_at", "created_at"),
+    Index("ix_jobs_open", "job_id", sqlite_where=text("completed_at IS NULL AND canceled_at IS NULL"),
+          postgresql_where=text("completed_at IS NULL AND canceled_at IS NULL")),
+)  # fmt: skip
+
+images = Table(
+    "images",
+    metadata,
+    Column("image_id", Identifier, primary_key=True, autoincrement=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("orientation", SmallInteger, nullable=False),
+    Column("batch", BigInteger, nullable=False, comment="number of the batch that holds its current vector"),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("in_release", Boolean, nullable=False, server_default=false(), comment="live in the recorded release"),
+    Column("indexed_at", String(32)),
+    Index("ix_images_batch", "batch"),
+    Index("ix_images_state", "state", "in_release"),
+    sqlite_autoincrement=True,
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("file_id", Identifier, primary_key=True, autoincrement=True),
+    Column("path", PathText, nullable=False, unique=True, comment="text form, see core.paths"),
+    Column("size_bytes", BigInteger, nullable=False, comment="-1: not there when registered"),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("job_id", String(40), ForeignKey("jobs.job_id"), nullable=False, comment="the last to register it"),
+    Column("batch", BigInteger, comment="number of the batch that inspects it"),
+    Column("image_id", BigInteger, ForeignKey("images.image_id")),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text),
+    Column("updated_at", String(32), nullable=False),
+    Index("ix_files_batch", "batch"),
+    Index("ix_files_image_id", "image_id"),
+    Index("ix_files_state", "state"),
+    Index("ix_files_unplanned", "job_id", "file_id",
+          sqlite_where=text("state = 'registered' AND batch IS NULL"),
+          postgresql_where=text("state = 'registered' AND batch IS NULL")),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+job_files = Table(
+    "job_files",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.job_id"), primary_key=True),
+    Column("file_id", BigInteger, ForeignKey("files.file_id"), primary_key=True),
+    Index("ix_job_files_file_id", "file_id"),
+    sqlite_with_rowid=False,
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("number", Identifier, primary_key=True, autoincrement=True),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", String(32), nullable=False),
+    Column("files", Integer, nullable=False, comment="registered files planned into it"),
+    Column("images", Integer, comment="rows of its manifest; null until sealed"),
+    Column("manifest_digest", String(64)),
+    Column("manifest_run_id", String(64), comment="the run that sealed it"),
+    Column("processed", Integer, nullable=False, server_default=text("0"), comment="images embedded or failed so far"),
+    Column("embedded_manifest", String(64), comment="digest of the manifest that was embedded last"),
+    Column("embeddings_digest", String(64), comment="digest of the sealed embeddings"),
+    Column("merged_digest", String(64), comment="embeddings_digest that the recorded release holds"),
+    Column("run_id", String(64), comment="the Dagster run that worked on it last"),
+    Column("error", Text, comment="why its work was given up; null while there is hope"),
+    Column("updated_at", String(32), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("encoder_key", String(96), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("images", Integer, nullable=False),
+    Column("recorded_at", String(32), nullable=False),
+    Column("run_id", String(64), nullable=False),
+)

@@ -1,0 +1,1 @@
+"""Assets: each names its inputs, calls one plain function and reports numbers."""

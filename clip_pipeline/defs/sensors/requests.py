@@ -1,0 +1,49 @@
+"""From outstanding work to run requests: what the three sensors that launch runs have in common."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from clip_pipeline.defs.attempts import Verdict, decide
+from clip_pipeline.defs.work import Work, failure_message, past_runs, request_run
+
+MAX_REQUESTS_PER_TICK = 40
+"""SQLite takes 1.5 to 3.3 run submissions a second, and a tick may last 60 s."""
+
+
+@dataclass(slots=True)
+class Requests:
+    """What a tick decided: the runs to request, and how much work stands where."""
+
+    runs: list[dg.RunRequest] = field(default_factory=list[dg.RunRequest])
+    counts: dict[Verdict, int] = field(default_factory=dict[Verdict, int])
+
+    def describe(self, noun: str) -> str:
+        """One line of counts, for the tick's entry in the Dagster UI."""
+        if not self.counts:
+            return f"no {noun} is waiting"
+        return f"{noun}: " + ", ".join(f"{n} {v.name.lower().replace('_', ' ')}" for v, n in self.counts.items())
+
+
+def request_work(
+    instance: dg.DagsterInstance, waiting: Sequence[Work], *, give_up: Callable[[Work, str], None]
+) -> Requests:
+    """Decide on each piece of waiting work; `give_up` is told of those whose attempts are used up, and why."""
+    requests = Requests()
+    for work in waiting[:MAX_REQUESTS_PER_TICK]:
+        decision = decide(past_runs(instance, work.name), now=time.time())
+        requests.counts[decision.verdict] = requests.counts.get(decision.verdict, 0) + 1
+        if decision.verdict is Verdict.REQUEST:
+            requests.runs.append(request_run(work, attempt=decision.attempt))
+        elif decision.verdict is Verdict.GIVEN_UP and decision.failed_run_id is not None:
+            give_up(work, failure_message(instance, decision.failed_run_id))
+    return requests
+
+
+def as_sensor_result(requests: Requests, *, noun: str) -> dg.SensorResult:
+    """The tick's result: the requests, or counts of why there are none."""
+    if requests.runs:
+        return dg.SensorResult(run_requests=requests.runs)
+    return dg.SensorResult(skip_reason=requests.describe(noun))

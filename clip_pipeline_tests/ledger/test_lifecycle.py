@@ -3,15 +3,32 @@
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.balance import balance
-from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.ledger.inspection_results import files_of_batch, record_inspection
 from clip_pipeline.ledger.lookup import failed_files, failures_by_code, images_by_id
-from clip_pipeline.ledger.publishing import live_vectors, outstanding
+from clip_pipeline.ledger.planning import batches_to_embed
+from clip_pipeline.ledger.publishing import live_vectors, outstanding, record_release
 from clip_pipeline.ledger.registration import Submission, register_scan
 from clip_pipeline.ledger.removal import delete_files
-from clip_pipeline_tests.ledger.steps import UNREADABLE, embed, facts, finish, index_all, inspect, merge, plan, register
+from clip_pipeline.ledger.schema import metadata
+from clip_pipeline_tests.ledger.steps import (
+    ENCODER,
+    UNREADABLE,
+    embed,
+    facts,
+    finish,
+    found,
+    index_all,
+    inspect,
+    merge,
+    plan,
+    register,
+)
 
 
 def delete(ledger: Ledger, *file_ids: int) -> None:
@@ -109,8 +126,6 @@ def test_embedding_a_failed_batch_again_heals_its_images(ledger: Ledger):
 
 
 def test_sealing_a_manifest_again_gives_its_failed_images_another_try(ledger: Ledger):
-    from clip_pipeline.ledger.planning import batches_to_embed
-
     register(ledger, "/a")
     (batch,) = plan(ledger)
     embed(ledger, batch, inspect(ledger, batch, {"/a": "1"}, digest="m"), failing={"/a": ReasonCode.DECODER_HUNG})
@@ -150,9 +165,6 @@ def test_inspecting_an_indexed_batch_again_keeps_its_images_indexed(ledger: Ledg
 
 
 def test_a_file_registered_anew_while_its_batch_is_inspected_is_left_alone(ledger: Ledger):
-    from clip_pipeline.ledger.inspection_results import files_of_batch, record_inspection
-    from clip_pipeline_tests.ledger.steps import found
-
     register(ledger, "/a")
     (batch,) = plan(ledger)
     results = {f.file_id: found(f.path, {"/a": "old"}) for f in files_of_batch(ledger, batch)}
@@ -163,9 +175,6 @@ def test_a_file_registered_anew_while_its_batch_is_inspected_is_left_alone(ledge
 
 
 def test_a_deletion_during_a_merge_stays_outstanding(ledger: Ledger):
-    from clip_pipeline.ledger.publishing import record_release
-    from clip_pipeline_tests.ledger.steps import ENCODER
-
     register(ledger, "/a", "/b")
     (batch,) = plan(ledger)
     embed(ledger, batch, inspect(ledger, batch, {"/a": "1", "/b": "2"}))
@@ -177,9 +186,6 @@ def test_a_deletion_during_a_merge_stays_outstanding(ledger: Ledger):
 
 
 def test_an_image_revived_during_a_merge_stays_outstanding(ledger: Ledger):
-    from clip_pipeline.ledger.publishing import record_release
-    from clip_pipeline_tests.ledger.steps import ENCODER
-
     index_all(ledger, {"/a": "1"})
     delete(ledger, 1)
     live, _ = live_vectors(ledger)
@@ -201,12 +207,6 @@ def test_a_scan_registers_and_deletes_in_one_transaction(ledger: Ledger):
 
 @pytest.mark.parametrize("kind", ["schema", "reopen"])
 def test_the_migrations_build_the_declared_schema(tmp_path: Path, kind: str):
-    from alembic.autogenerate import compare_metadata
-    from alembic.runtime.migration import MigrationContext
-
-    from clip_pipeline.ledger.database import open_ledger
-    from clip_pipeline.ledger.schema import metadata
-
     url = f"sqlite:///{tmp_path}/l.sqlite3"
     opened = open_ledger(url)
     if kind == "reopen":

@@ -4,16 +4,18 @@ import random
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.database import Ledger, open_ledger
-from clip_pipeline.ledger.inspection_results import files_of_batch
+from clip_pipeline.ledger.inspection_results import _manifest_rows, files_of_batch
 from clip_pipeline.ledger.jobs import open_jobs
 from clip_pipeline.ledger.lookup import images_by_id
 from clip_pipeline.ledger.planning import batch_keys, batches_to_embed, batches_to_inspect, plan_batches
 from clip_pipeline.ledger.publishing import live_vectors, outstanding
 from clip_pipeline.ledger.removal import delete_files
+from clip_pipeline.ledger.schema import files
 from clip_pipeline_tests.ledger.steps import UNREADABLE, embed, inspect, merge, register
 
 PATHS = [f"/p/{i}" for i in range(12)]
@@ -48,10 +50,6 @@ class History:
                 delete_files(connection, [self.file_id(path)])
 
     def file_id(self, path: str) -> int:
-        from sqlalchemy import select
-
-        from clip_pipeline.ledger.schema import files
-
         with self.ledger.read() as connection:
             return connection.execute(select(files.c.file_id).where(files.c.path == path)).scalar_one()
 
@@ -68,8 +66,6 @@ class History:
             inspect(self.ledger, self.random.choice(sealed), self.folder, run_id=str(self.random.random()))
 
     def embed(self, *, lucky: bool = False) -> None:
-        from clip_pipeline.ledger.inspection_results import _manifest_rows
-
         for work in batches_to_embed(self.ledger, most=2 if not lucky else 1000):
             with self.ledger.read() as connection:
                 rows = _manifest_rows(connection, work.key)

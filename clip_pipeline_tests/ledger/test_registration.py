@@ -8,6 +8,7 @@ from clip_pipeline.core.errors import NotFoundError
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.embedding_results import record_progress
 from clip_pipeline.ledger.jobs import job_counts
 from clip_pipeline.ledger.lookup import failed_files
 from clip_pipeline.ledger.registration import Submission, register_files
@@ -73,8 +74,6 @@ def test_a_completed_job_stays_completed_when_its_file_changes_later(ledger: Led
 
 
 def test_progress_counts_images_of_a_run_that_is_going_on(ledger: Ledger):
-    from clip_pipeline.ledger.embedding_results import record_progress
-
     job = register(ledger, *[f"/{i}" for i in range(10)])
     (batch,) = plan(ledger)
     rows = inspect(ledger, batch, {f"/{i}": str(i) for i in range(10)})

@@ -6,7 +6,7 @@ tooling of the field reads.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -147,6 +147,6 @@ def check_unit_length(vectors: StoredVectors) -> None:
         raise IntegrityError(f"{wrong.size} of {len(vectors)} vectors are not of unit length, first at row {wrong[0]}")
 
 
-def _write_frame(path: Path, columns: dict[str, str], rows: Sequence[dict[str, object]]) -> None:
+def _write_frame(path: Path, columns: dict[str, str], rows: Sequence[Mapping[str, object]]) -> None:
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in columns})
     frame.astype(columns).to_parquet(path, engine="pyarrow", index=False)

@@ -61,6 +61,13 @@ def images_by_id(ledger: Ledger, image_ids: Sequence[int]) -> dict[int, ImageHit
     return found
 
 
+def image_id_of_path(ledger: Ledger, path: str) -> int | None:
+    """The live image behind one path (text form), a duplicate's too; None where that path has none."""
+    live = files.c.state.in_((*STANDING_FILES, FileState.DUPLICATE))
+    with ledger.read() as connection:
+        return connection.execute(select(files.c.image_id).where(files.c.path == path, live)).scalar()
+
+
 def failed_files(ledger: Ledger, *, code: str | None = None, most: int | None = None) -> list[FailedFile]:
     """Failed files by path, all or those with one reason code."""
     query = select(files.c.path, files.c.reason).where(files.c.state == FileState.FAILED)

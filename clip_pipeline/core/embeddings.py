@@ -6,7 +6,7 @@ tooling of the field reads.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -69,8 +69,8 @@ class SealedEmbeddings:
 
 def write_rows(folder: Path, embedded: Sequence[ManifestRow], quarantined: Sequence[Quarantined]) -> None:
     """Write `rows.parquet` and `quarantine.parquet` into `folder` (a temporary one)."""
-    _write_frame(folder / ROWS, ROW_COLUMNS, [asdict(row) for row in embedded])
-    failed = [asdict(q.row) | {"reason": str(q.reason)} for q in quarantined]
+    _write_frame(folder / ROWS, ROW_COLUMNS, _columns(ROW_COLUMNS, embedded))
+    failed = _columns(ROW_COLUMNS, [q.row for q in quarantined]) | {"reason": [str(q.reason) for q in quarantined]}
     _write_frame(folder / QUARANTINE, QUARANTINE_COLUMNS, failed)
 
 
@@ -147,6 +147,11 @@ def check_unit_length(vectors: StoredVectors) -> None:
         raise IntegrityError(f"{wrong.size} of {len(vectors)} vectors are not of unit length, first at row {wrong[0]}")
 
 
-def _write_frame(path: Path, columns: dict[str, str], rows: Sequence[Mapping[str, object]]) -> None:
-    frame = pd.DataFrame({name: [row[name] for row in rows] for name in columns})
+def _columns(names: Iterable[str], rows: Sequence[ManifestRow]) -> dict[str, list[object]]:
+    # By column: a dictionary for each row would take more memory than the vectors.
+    return {name: [getattr(row, name) for row in rows] for name in names}
+
+
+def _write_frame(path: Path, columns: dict[str, str], values: Mapping[str, Sequence[object]]) -> None:
+    frame = pd.DataFrame({name: values[name] for name in columns})
     frame.astype(columns).to_parquet(path, engine="pyarrow", index=False)

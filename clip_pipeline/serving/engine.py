@@ -1,0 +1,179 @@
+"""Answering searches: the pinned encoder, the served release and the ledger put together. No web framework here."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clip_pipeline.core.encoder import EmbeddingMatrix, EncoderSpec
+from clip_pipeline.core.errors import NotFoundError, StoreError
+from clip_pipeline.core.pinning import pinned_encoder
+from clip_pipeline.core.store import Store
+from clip_pipeline.index.search import ReleaseReader, SearchResult
+from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.lookup import image_id_of_path, images_by_id
+from clip_pipeline.ledger.publishing import live_vectors
+from clip_pipeline.serving.encoder_slot import EncoderSlot, LoadEncoder
+from clip_pipeline.serving.queries import (
+    MAX_K,
+    InvalidFieldError,
+    PathQuery,
+    Query,
+    ScoredHit,
+    SearchAnswer,
+    TextQuery,
+    UploadQuery,
+    VectorQuery,
+    Wanted,
+)
+from clip_pipeline.serving.query_images import QueryImages
+from clip_pipeline.serving.release_watch import ReleaseWatch
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+FAULT_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a pinned store is searched with."""
+
+    spec: EncoderSpec
+    slot: EncoderSlot
+    releases: ReleaseWatch
+
+
+class SearchEngine:
+    """Searches of one store. Safe to share between threads; a search blocks, so it belongs in a thread of its own.
+
+    A store that is not pinned to an encoder yet is looked at again until it is.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, *, load: LoadEncoder, images: QueryImages) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._load = load
+        self._images = images
+        self._served: Served | None = None
+        self._pinning = threading.Lock()
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="watch-store", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load the encoder and to follow what is published, without waiting for either."""
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop following. Searches under way end normally."""
+        self._stopped.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._images.close()
+
+    def served(self) -> Served | None:
+        """The encoder, loading or loaded, and the releases of the store; None before it is pinned.
+
+        Raises:
+            IntegrityError: what the store is pinned to cannot be read.
+        """
+        with self._pinning:
+            if self._served is None and (spec := pinned_encoder(self._store)) is not None:
+                self._served = Served(spec, EncoderSlot(spec, self._load), ReleaseWatch(self._store, spec))
+                self._served.slot.start()
+            return self._served
+
+    def search(self, query: Query, wanted: Wanted) -> SearchAnswer:
+        """The best live images for one query; none before there is an encoder and a release.
+
+        Raises:
+            QueryError: the query cannot be answered as it was put.
+            NotFoundError: an image path that the index does not hold.
+            EncoderUnavailableError: the encoder cannot be loaded, or not yet.
+        """
+        served = self.served()
+        reader = served.releases.current() if served else None
+        if served is None or reader is None:
+            return SearchAnswer(served.spec.model_name if served else None, None, ())
+        vector = self._vector(query, served, reader)
+        hits = self._live_hits(reader, vector, k=wanted.k)
+        if wanted.min_score is not None:
+            hits = [hit for hit in hits if hit.score >= wanted.min_score]
+        return SearchAnswer(served.spec.model_name, reader.release.number, hits)
+
+    def _vector(self, query: Query, served: Served, reader: ReleaseReader) -> EmbeddingMatrix:
+        """The query as float32 [1, d], unit length."""
+        match query:
+            case TextQuery():
+                with served.slot.encoder() as encoder:
+                    return encoder.encode_texts([query.text])
+            case UploadQuery():
+                pixels = self._images.pixels(query.file, served.spec.preprocessing)
+                with served.slot.encoder() as encoder:
+                    return encoder.encode_images(pixels)
+            case PathQuery():
+                return self._vector_of_path(query.image_path, reader)
+            case VectorQuery():
+                return unit_vector(query.vector, dim=reader.release.dim)
+
+    def _vector_of_path(self, path: str, reader: ReleaseReader) -> EmbeddingMatrix:
+        image_id = image_id_of_path(self._ledger, path)
+        vector = None if image_id is None else reader.vector(image_id)
+        if vector is None:
+            raise NotFoundError(
+                f"the index holds no image at {path}; register it with `clip-pipeline index`, or upload it instead"
+            )
+        return vector[None, :]
+
+    def _live_hits(self, reader: ReleaseReader, vector: EmbeddingMatrix, *, k: int) -> list[ScoredHit]:
+        """The k best images that are still there: what was deleted since the release is replaced by what follows."""
+        hits: list[ScoredHit] = []
+        for fetch in dict.fromkeys((k, min(MAX_K, 2 * k + 100), MAX_K)):
+            found = reader.search(vector, fetch)
+            hits, complete = self._look_up(found, fetch=fetch, k=k)
+            if complete:
+                return hits
+        # So much was deleted that it has to be left out of the search itself, which costs time in proportion to all.
+        hits, _ = self._look_up(reader.search(vector, k, allowed=live_vectors(self._ledger)[0]), fetch=k, k=k)
+        return hits
+
+    def _look_up(self, found: SearchResult, *, fetch: int, k: int) -> tuple[list[ScoredHit], bool]:
+        """The first k live hits, and whether a longer search could not give more."""
+        ids = [int(i) for i in found.ids[0] if i != -1]
+        live = images_by_id(self._ledger, ids)
+        scores = found.scores[0]
+        hits = [ScoredHit(float(scores[n]), live[i]) for n, i in enumerate(ids) if i in live]
+        return hits[:k], len(hits) >= k or len(ids) < fetch
+
+    def _watch(self) -> None:
+        """Follow the store, so that neither the first query nor the first after a release pays for the opening."""
+        while not self._stopped.is_set():
+            try:
+                served = self.served()
+            except StoreError as error:
+                logger.error("pinned encoder not readable", extra={"reason": str(error)})
+                self._stopped.wait(FAULT_PAUSE_S)
+                continue
+            if served is not None:
+                served.slot.start()
+                served.releases.refresh()
+            self._stopped.wait(LOOK_EVERY_S)
+
+
+def unit_vector(numbers: Sequence[float], *, dim: int) -> EmbeddingMatrix:
+    """A given vector as float32 [1, d] of unit length.
+
+    Raises:
+        InvalidFieldError: it has another length, is not finite, or is zero.
+    """
+    if len(numbers) != dim:
+        raise InvalidFieldError("vector", f"expected {dim} numbers, got {len(numbers)}")
+    vector = np.asarray(numbers, np.float64)
+    # Scaled first: the squares of large but finite numbers overflow.
+    largest = np.abs(vector).max()
+    if not np.isfinite(largest) or largest == 0:
+        raise InvalidFieldError("vector", "expected finite numbers, not all zero")
+    scaled = vector / largest
+    return (scaled / np.linalg.norm(scaled)).astype(np.float32)[None, :]

@@ -1,0 +1,128 @@
+"""What Dagster knows about work, asked over the GraphQL API of its webserver. Reads only."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from clip_pipeline.core.errors import StackError
+from clip_pipeline.settings import Settings
+
+TIMEOUT_S = 3.0
+RUNS_SHOWN = 100
+JOBS_PER_QUERY = 20
+HEARTBEAT_STALE_S = 180.0
+"""Daemons report every 30 s. Dagster itself calls one healthy for half an hour after its last sign of life."""
+
+# Written by the sensors (`defs`), which this layer does not import; the first is part of the wire contract.
+JOB_TAG_PREFIX = "clip/job/"
+WORK_TAG = "clip/work"
+
+_RUNS = """runsOrError(filter: $%s, limit: %d) {
+  __typename
+  ... on Runs { results { runId status jobName creationTime startTime endTime tags { key value } } }
+  ... on PythonError { message }
+}"""
+_DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }"
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One Dagster run. status: as Dagster writes it (`STARTED`); work: the name of the piece of work it was made
+    for, its own id where none is given; times in Unix seconds."""
+
+    run_id: str
+    status: str
+    job_name: str
+    work: str
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class Orchestrator:
+    """Dagster's webserver at `url`. Safe to share between threads."""
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._url = url.rstrip("/")
+        # The webserver is on this machine: a proxy that the environment names for the world is not for it.
+        self._client = httpx.Client(timeout=timeout_s, trust_env=False)
+
+    def run_url(self, run_id: str) -> str:
+        """The page of one run in the Dagster UI."""
+        return f"{self._url}/runs/{run_id}"
+
+    @property
+    def url(self) -> str:
+        """The address of the Dagster UI."""
+        return self._url
+
+    def runs_of_jobs(self, job_ids: Sequence[str]) -> dict[str, list[RunInfo]]:
+        """The newest runs that serve each job, newest first.
+
+        Raises:
+            StackError: the webserver does not answer, or not with runs.
+        """
+        found: dict[str, list[RunInfo]] = {}
+        for start in range(0, len(job_ids), JOBS_PER_QUERY):
+            found |= self._runs_of_some(job_ids[start : start + JOBS_PER_QUERY])
+        return found
+
+    def daemon_fault(self) -> str | None:
+        """What is wrong with Dagster's daemons, in words, or None.
+
+        Raises:
+            StackError: the webserver does not answer.
+        """
+        statuses = self._ask(_DAEMONS, {})["instance"]["daemonHealth"]["allDaemonStatuses"]
+        oldest = time.time() - HEARTBEAT_STALE_S
+        silent = [s["daemonType"] for s in statuses if s["required"] and (s["lastHeartbeatTime"] or 0) < oldest]
+        return f"no sign of life for {HEARTBEAT_STALE_S:.0f} s from: {', '.join(sorted(silent))}" if silent else None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _runs_of_some(self, job_ids: Sequence[str]) -> dict[str, list[RunInfo]]:
+        names = [f"job{number}" for number in range(len(job_ids))]
+        parameters = ", ".join(f"${name}: RunsFilter!" for name in names)
+        fields = "\n".join(f"{name}: {_RUNS % (name, RUNS_SHOWN)}" for name in names)
+        filters = {
+            name: {"tags": [{"key": f"{JOB_TAG_PREFIX}{job_id}", "value": "1"}]}
+            for name, job_id in zip(names, job_ids, strict=True)
+        }
+        answer = self._ask(f"query Runs({parameters}) {{\n{fields}\n}}", filters)
+        return {job_id: self._runs(answer[name]) for name, job_id in zip(names, job_ids, strict=True)}
+
+    def _runs(self, answer: dict[str, Any]) -> list[RunInfo]:
+        if answer["__typename"] != "Runs":
+            raise StackError(f"Dagster at {self._url} cannot list runs: {answer.get('message', answer['__typename'])}")
+        return [_run_info(run) for run in answer["results"]]
+
+    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        try:
+            response = self._client.post(f"{self._url}/graphql", json={"query": query, "variables": variables})
+            answer = response.raise_for_status().json()
+            if answer.get("errors"):
+                raise StackError(f"Dagster at {self._url} refuses the query: {answer['errors'][0].get('message')}")
+            return answer["data"]
+        except (httpx.HTTPError, ValueError, AttributeError, KeyError) as error:
+            reason = str(error) or type(error).__name__
+            raise StackError(
+                f"Dagster does not answer at {self._url} ({reason}); start it with `clip-pipeline up`"
+            ) from error
+
+
+def local_orchestrator(settings: Settings) -> Orchestrator:
+    """The Dagster webserver that `clip-pipeline up` starts on this machine."""
+    return Orchestrator(f"http://127.0.0.1:{settings.dagster_port}")
+
+
+def _run_info(run: dict[str, Any]) -> RunInfo:
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    return RunInfo(
+        run["runId"], run["status"], run["jobName"], tags.get(WORK_TAG, run["runId"]), run["creationTime"],
+        run["startTime"], run["endTime"],
+    )  # fmt: skip

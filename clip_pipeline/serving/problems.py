@@ -1,0 +1,81 @@
+"""Errors as the wire contract has them: `application/problem+json` (RFC 9457), whatever went wrong.
+
+The one place where an error of `core.errors` becomes an HTTP status.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from clip_pipeline.core.errors import (
+    ClipPipelineError,
+    EncoderUnavailableError,
+    FingerprintMismatchError,
+    NotFoundError,
+    QueryError,
+    StackError,
+    StoreError,
+)
+from clip_pipeline.core.reasons import ReasonCode
+from clip_pipeline.serving.queries import InvalidFieldError, UndecodableQueryError
+
+# Most specific first: the first class that fits decides.
+_STATUS_OF_ERROR: Sequence[tuple[type[ClipPipelineError], int]] = (
+    (QueryError, 422),
+    (NotFoundError, 404),
+    (FingerprintMismatchError, 409),
+    (EncoderUnavailableError, 503),
+    (StackError, 503),
+    (StoreError, 503),
+)
+_STATUS_OF_REASON = {ReasonCode.NOT_AN_IMAGE: 415, ReasonCode.UNSUPPORTED: 415, ReasonCode.TOO_MANY_BYTES: 413}
+
+
+class Problem(JSONResponse):
+    """A problem document. The type is `about:blank`: what the status says is what there is to know of the kind."""
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, **members: object
+    ) -> None:
+        content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": int(status), "detail": detail}
+        super().__init__(content | members, status, headers=headers)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error that a route raises, the framework's own included, with a problem document."""
+    app.add_exception_handler(ClipPipelineError, _of_own_error)
+    app.add_exception_handler(RequestValidationError, _of_invalid_request)
+    app.add_exception_handler(HTTPException, _of_http_error)
+
+
+def _of_own_error(_request: Request, error: Exception) -> Problem:
+    if isinstance(error, InvalidFieldError):
+        return Problem(422, str(error), errors=[{"field": error.field, "detail": str(error)}])
+    if isinstance(error, UndecodableQueryError):
+        status = _STATUS_OF_REASON.get(error.reason.code, 422)
+        return Problem(status, str(error), errors=[{"field": "file", "detail": str(error.reason)}])
+    statuses = (status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind))
+    return Problem(next(statuses, 500), str(error))
+
+
+def _of_invalid_request(_request: Request, error: Exception) -> Problem:
+    assert isinstance(error, RequestValidationError)
+    errors = [_fault(fault) for fault in error.errors()]
+    return Problem(422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors), errors=errors)
+
+
+def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
+    return {"field": ".".join(where) or "body", "detail": fault["msg"].removeprefix("Value error, ")}
+
+
+def _of_http_error(_request: Request, error: Exception) -> Problem:
+    assert isinstance(error, HTTPException)
+    return Problem(error.status_code, error.detail, headers=error.headers)

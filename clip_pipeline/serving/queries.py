@@ -1,0 +1,164 @@
+"""Search requests as they come in, parsed and checked, and what a search gives."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from clip_pipeline.core.errors import QueryError
+from clip_pipeline.core.reasons import Reason
+from clip_pipeline.ledger.lookup import ImageHit
+
+DEFAULT_K, MAX_K = 10, 1000
+MAX_TEXT_CHARS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """Images that fit this text."""
+
+    text: str
+
+    def echo(self) -> dict[str, object]:
+        """What the answer repeats of the question."""
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class PathQuery:
+    """Images like this indexed one. image_path: the text form of any file known to the ledger."""
+
+    image_path: str
+
+    def echo(self) -> dict[str, object]:
+        """What the answer repeats of the question."""
+        return {"image_path": self.image_path}
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    """Images near this vector, of any length but zero."""
+
+    vector: Sequence[float]
+
+    def echo(self) -> dict[str, object]:
+        """What the answer repeats of the question: not hundreds of numbers."""
+        return {"vector_dim": len(self.vector)}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadQuery:
+    """Images like the one in `file`, which came under the name `filename`."""
+
+    file: Path
+    filename: str | None
+
+    def echo(self) -> dict[str, object]:
+        """What the answer repeats of the question."""
+        return {"file": self.filename}
+
+
+Query: TypeAlias = TextQuery | PathQuery | VectorQuery | UploadQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How much of the answer is wanted: the k best, none that scores below `min_score`."""
+
+    k: int = DEFAULT_K
+    min_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredHit:
+    """One result: the score, an inner product of unit vectors, and the image."""
+
+    score: float
+    image: ImageHit
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """What a search gave, best first. model_name, release: None before the first encoder, release is there."""
+
+    model_name: str | None
+    release: int | None
+    hits: Sequence[ScoredHit]
+
+
+class InvalidFieldError(QueryError):
+    """One field of a request is at fault; `field` names it."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class UndecodableQueryError(QueryError):
+    """The uploaded image cannot be a query, for a reason that an indexed image would have failed with."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(f"the uploaded image cannot be used: {reason}")
+        self.reason = reason
+
+
+def _some_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected some text, got none")
+    if "\0" in text:
+        raise ValueError("expected text without null characters")
+    return text
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number")
+    return number
+
+
+QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_some_text)]
+ResultCount = Annotated[int, Field(ge=1, le=MAX_K)]
+
+
+class UploadFields(BaseModel):
+    """The fields beside the file of a multipart search request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: ResultCount = DEFAULT_K
+    min_score: Annotated[float, AfterValidator(_finite)] | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """How much of the answer is wanted."""
+        return Wanted(self.k, self.min_score)
+
+
+class SearchBody(UploadFields):
+    """The JSON body of a search request: exactly one of `text`, `image_path` and `vector`."""
+
+    text: QueryText | None = None
+    image_path: QueryText | None = None
+    vector: list[float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_query(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        given = [name for name in ("text", "image_path", "vector") if fields.get(name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected exactly one of text, image_path and vector, got {', '.join(given) or 'none'}")
+        return fields
+
+    @property
+    def query(self) -> Query:
+        """The one query of the body."""
+        if self.text is not None:
+            return TextQuery(self.text)
+        if self.image_path is not None:
+            return PathQuery(self.image_path)
+        return VectorQuery(self.vector or ())

@@ -1,0 +1,80 @@
+"""Serving over HTTP until told to stop."""
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+from contextlib import suppress
+
+import uvicorn
+
+from clip_pipeline.core.errors import ConfigurationError, StackError
+from clip_pipeline.ledger.database import open_ledger
+from clip_pipeline.observability.logging import log_to_stderr
+from clip_pipeline.serving.app import create_app
+from clip_pipeline.serving.encoder_slot import LoadEncoder
+from clip_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 10
+"""Seconds that requests under way have to end once a stop was asked for."""
+
+
+def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
+    """Serve at the configured address; returns after SIGTERM or SIGINT, requests under way answered.
+
+    load: see `open_services`.
+
+    Raises:
+        ConfigurationError: the address is not a loopback one, or is taken.
+        StoreError: the ledger cannot be opened.
+        StackError: the service could not start for another reason; the log says which.
+    """
+    check_loopback(settings.host)
+    # Opened once beforehand: a wrong URL is then this function's error, not a line in the log of the server.
+    open_ledger(settings.ledger_location).close()
+    log_to_stderr()
+    app = create_app(settings, load=load)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+    )
+    server = uvicorn.Server(config)
+    if threading.current_thread() is threading.main_thread():
+        # The server ends in good order on both signals, then raises them again; both now mean: return.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with bind(settings.host, settings.port) as listener:
+        logger.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            return
+    if not server.started:
+        raise StackError("the HTTP service did not start; the lines above in its log say why")
+
+
+def check_loopback(host: str) -> None:
+    """Raises ConfigurationError unless only this machine can reach `host`: the service has no keys yet."""
+    with suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    raise ConfigurationError(
+        f"the HTTP service would be reachable from outside at {host}, and it asks for no key: set "
+        "CLIP_PIPELINE_HOST=127.0.0.1 and put a proxy that authenticates in front of it"
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens at the address; port 0 is any free one.
+
+    Raises:
+        ConfigurationError: the address is taken or is not one of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen at {host}:{port} ({error.strerror}); stop what uses it, or set CLIP_PIPELINE_PORT"
+        ) from error

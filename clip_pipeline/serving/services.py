@@ -1,0 +1,60 @@
+"""What every route needs, opened once when the application starts and closed when it stops."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
+
+import anyio
+from fastapi import Depends, Request
+
+from clip_pipeline.core.store import Store
+from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.serving.encoder_slot import LoadEncoder, encoder_loader
+from clip_pipeline.serving.engine import SearchEngine
+from clip_pipeline.serving.orchestrator import Orchestrator, local_orchestrator
+from clip_pipeline.serving.query_images import QueryImages
+from clip_pipeline.settings import Settings
+
+SEARCH_THREADS = 8
+"""Searches have threads of their own: those that wait for weights to load must not keep `/health` waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything open that routes use."""
+
+    settings: Settings
+    store: Store
+    ledger: Ledger
+    orchestrator: Orchestrator
+    engine: SearchEngine
+    search_threads: anyio.CapacityLimiter
+
+
+@contextmanager
+def open_services(settings: Settings, *, load: LoadEncoder | None = None) -> Generator[Services, None, None]:
+    """The services of one home. `load` makes the encoder; by default the pinned one, with its real weights.
+
+    Raises:
+        StoreError: the ledger cannot be opened.
+    """
+    ledger = open_ledger(settings.ledger_location)
+    orchestrator = local_orchestrator(settings)
+    load = load or encoder_loader(settings.home_path / "cache")
+    engine = SearchEngine(settings.store, ledger, load=load, images=QueryImages(settings.image_limits))
+    try:
+        engine.start()
+        yield Services(settings, settings.store, ledger, orchestrator, engine, anyio.CapacityLimiter(SEARCH_THREADS))
+    finally:
+        engine.close()
+        orchestrator.close()
+        ledger.close()
+
+
+def _services_of(request: Request) -> Services:
+    return request.app.state.services
+
+
+OpenServices: TypeAlias = Annotated[Services, Depends(_services_of)]
+"""The type of a route's parameter that receives the services."""

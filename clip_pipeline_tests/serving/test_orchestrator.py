@@ -1,0 +1,67 @@
+"""Dagster asked over HTTP: by a stand-in that answers as it does, and by nobody at all."""
+
+import graphql
+import pytest
+from dagster_graphql.schema import create_schema
+
+from clip_pipeline.core.errors import StackError
+from clip_pipeline.serving.orchestrator import Orchestrator, RunInfo
+from clip_pipeline_tests.serving.world import free_port
+
+
+@pytest.fixture
+def orchestrator(dagster):
+    opened = Orchestrator(f"http://127.0.0.1:{dagster.port}/")
+    yield opened
+    opened.close()
+
+
+def test_runs_are_found_by_the_tag_of_their_job(dagster, orchestrator):
+    dagster.add_run("idx_1", "r1", "SUCCESS", work="inspect:b0000001", created=1.0, start=2.0, end=3.5)
+    dagster.add_run("idx_1", "r2", "STARTED", created=4.0, start=5.0)
+    dagster.add_run("idx_2", "r3", "QUEUED")
+    assert orchestrator.runs_of_jobs(["idx_1", "idx_3"]) == {
+        "idx_1": [
+            RunInfo("r2", "STARTED", "embed", "r2", 4.0, 5.0, None),
+            RunInfo("r1", "SUCCESS", "embed", "inspect:b0000001", 1.0, 2.0, 3.5),
+        ],
+        "idx_3": [],
+    }
+    assert orchestrator.run_url("r2") == f"http://127.0.0.1:{dagster.port}/runs/r2"
+
+
+def test_many_jobs_take_few_requests(dagster, orchestrator):
+    job_ids = [f"idx_{i}" for i in range(45)]
+    for job_id in job_ids:
+        dagster.add_run(job_id, f"run of {job_id}", "STARTED")
+    found = orchestrator.runs_of_jobs(job_ids)
+    assert {job_id: runs[0].run_id for job_id, runs in found.items()} == {j: f"run of {j}" for j in job_ids}
+    assert len(dagster.asked) == 3
+
+
+def test_the_queries_fit_the_schema_of_the_installed_dagster(dagster, orchestrator):
+    orchestrator.runs_of_jobs(["idx_1", "idx_2"])
+    orchestrator.daemon_fault()
+    schema = create_schema().graphql_schema
+    for request in dagster.asked:
+        assert graphql.validate(schema, graphql.parse(request["query"])) == []
+
+
+def test_a_silent_daemon_is_named(dagster, orchestrator):
+    assert orchestrator.daemon_fault() is None
+    dagster.daemons = {"SENSOR": 0.0, "QUEUED_RUN_COORDINATOR": 600.0}
+    assert "QUEUED_RUN_COORDINATOR" in str(orchestrator.daemon_fault())
+    assert "SENSOR" not in str(orchestrator.daemon_fault())
+
+
+def test_nobody_there_is_an_error_with_the_remedy():
+    orchestrator = Orchestrator(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(StackError, match=r"does not answer at .* start it with `clip-pipeline up`"):
+        orchestrator.runs_of_jobs(["idx_1"])
+    orchestrator.close()
+
+
+def test_a_server_error_is_no_empty_list(dagster, orchestrator):
+    dagster.status = 500
+    with pytest.raises(StackError, match="500"):
+        orchestrator.runs_of_jobs(["idx_1"])

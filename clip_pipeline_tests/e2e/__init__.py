@@ -1,0 +1,1 @@
+"""End to end: the real stack, real processes, real HTTP."""

@@ -1,0 +1,115 @@
+"""Where and how precisely a forward pass runs: device, dtype, threads, and memory errors told apart from others."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clip_pipeline.core.encoder import EmbeddingMatrix, PixelBatch, Preprocessing
+from clip_pipeline.core.errors import ConfigurationError
+
+# torch raises a plain RuntimeError when the CPU allocator fails; only the text tells.
+_CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "could not create a memory")
+
+
+def resolve_device(setting: str) -> torch.device:
+    """The device that `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N` stands for.
+
+    Raises:
+        ConfigurationError: the setting names no device, or one that this machine lacks.
+    """
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(setting)
+    except RuntimeError as error:
+        raise ConfigurationError(f"expected device auto, cpu, cuda or cuda:N, got {setting!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"expected device auto, cpu, cuda or cuda:N, got {setting!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"device {setting!r} was asked for but torch sees {torch.cuda.device_count()} CUDA devices; set "
+            "CLIP_PIPELINE_DEVICE to auto, or install a CUDA build of torch"
+        )
+    return device
+
+
+def default_dtype(device: torch.device) -> str:
+    """The dtype of a Hugging Face image tower where none is pinned: bfloat16 on CUDA, float32 on CPU."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def configure_torch_threads(threads: int) -> None:
+    """Threads of one forward pass on the CPU, for the whole process; for loops that decode on the other cores."""
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread for forward passes within the block, for the whole process.
+
+    Two threads wait for each other by spinning: where other processes want the cores too, they take four times as
+    long as one (measured: 31 s against 8.6 s, at a load of 5 on two cores).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_all_cores(forward: Callable[[PixelBatch], EmbeddingMatrix], pixels: PixelBatch) -> EmbeddingMatrix:
+    """`forward` of uint8 [n, 3, h, w] on the CPU: a part of the images on each core, instead of a part of each layer.
+
+    torch's own threads wait for each other within every layer, and where other processes (decoders) need the cores
+    too they wait long, spinning. ViT-B/32 on 2 busy cores: 137 CPU ms an image by layers, 95 by images. A few images
+    are left to torch: there is nothing to share out.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(pixels) < 2 * threads:
+        return forward(pixels)
+    return np.concatenate(list(_one_thread_each(threads).map(forward, np.array_split(pixels, threads))))
+
+
+@cache
+def _one_thread_each(threads: int) -> ThreadPoolExecutor:
+    """A pool in whose threads torch computes without further threads; elsewhere in the process it stays as it was."""
+    pool = ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,))
+    together = threading.Barrier(threads)
+    list(pool.map(lambda _: together.wait(), range(threads)))  # so that every thread has begun
+    # torch keeps the number for each thread, but what was set last is where threads that begin later start.
+    torch.set_num_threads(threads)
+    return pool
+
+
+def normalised(pixels: PixelBatch, preprocessing: Preprocessing, *, device: torch.device) -> Tensor:
+    """`(pixels / 255 - mean) / std` on the device: uint8 [n, 3, h, w] -> float32, channels last.
+
+    The bytes travel, not the floats: a quarter of the traffic to a GPU.
+    """
+    # torch warns about arrays that it could not write to, such as a read-only view of shared memory.
+    source = torch.from_numpy(np.require(pixels, np.uint8, "W"))
+    images = source.to(device).to(torch.float32, memory_format=torch.channels_last)
+    std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
+    return images.mul_(1 / (255 * std)).sub_(mean / std)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Every way torch has of saying that memory ran out, on CUDA or CPU, leaves the block as MemoryError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()  # what the failed pass held goes back, so that a smaller one finds room
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _CPU_OUT_OF_MEMORY):
+            raise
+        raise MemoryError(str(error)) from error

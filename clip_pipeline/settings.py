@@ -17,25 +17,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CLIP_PIPELINE_", frozen=True, extra="ignore")
 
-    home: Path = Field(Path(".clip_pipeline"), description="folder of all state: ledger, store, Dagster, logs")
-    roots: str = Field("", description="folders below which images may be registered, separated by colons")
-    watch: str = Field("", description="folders that the watched_folders sensor scans, separated by colons")
+    home: Path = Field(default=Path(".clip_pipeline"), description="folder of all state: ledger, store, Dagster, logs")
+    roots: str = Field(default="", description="folders below which images may be registered, separated by colons")
+    watch: str = Field(default="", description="folders that the watched_folders sensor scans, separated by colons")
     watch_ignore: str = Field(
-        ".*:*~:*.tmp:*.part:*.partial:*.crdownload:Thumbs.db:desktop.ini:*.xmp:*.aae",
+        default=".*:*~:*.tmp:*.part:*.partial:*.crdownload:Thumbs.db:desktop.ini:*.xmp:*.aae",
         description="file and folder names that a scan passes over: glob patterns separated by colons",
     )
-    ledger_url: str = Field("", description="SQLAlchemy URL of the ledger; empty: SQLite below the home")
-    encoder: str = Field("auto", description="auto, builtin, a Hugging Face model id or a local model directory")
-    device: str = Field("auto", description="auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N")
-    forward_batch: int = Field(32, ge=1, description="images of one forward pass; halved when memory runs out")
-    decode_workers: int = Field(0, ge=0, description="processes that decode images; 0: one for each core")
-    batch_size: int = Field(10_000, ge=1, description="images of one batch, that is of one Dagster partition")
-    max_image_bytes: int = Field(_LIMITS.max_bytes, ge=1, description="largest image file, in bytes")
-    max_image_pixels: int = Field(_LIMITS.max_pixels, ge=1, description="largest width x height, in pixels")
-    decode_timeout_s: float = Field(_LIMITS.timeout_s, gt=0, description="seconds to read and decode one image")
-    host: str = Field("127.0.0.1", description="address that the HTTP service binds to")
-    port: int = Field(8000, ge=0, le=65535, description="port of the HTTP service")
-    dagster_port: int = Field(3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
+    ledger_url: str = Field(default="", description="SQLAlchemy URL of the ledger; empty: SQLite below the home")
+    encoder: str = Field(
+        default="auto", description="auto, builtin, a Hugging Face model id or a local model directory"
+    )
+    device: str = Field(default="auto", description="auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N")
+    forward_batch: int = Field(default=32, ge=1, description="images of one forward pass; halved when memory runs out")
+    decode_workers: int = Field(default=0, ge=0, description="processes that decode images; 0: one for each core")
+    batch_size: int = Field(default=10_000, ge=1, description="images of one batch, that is of one Dagster partition")
+    max_image_bytes: int = Field(default=_LIMITS.max_bytes, ge=1, description="largest image file, in bytes")
+    max_image_pixels: int = Field(default=_LIMITS.max_pixels, ge=1, description="largest width x height, in pixels")
+    decode_timeout_s: float = Field(default=_LIMITS.timeout_s, gt=0, description="seconds to read and decode one image")
+    host: str = Field(default="127.0.0.1", description="address that the HTTP service binds to")
+    port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP service")
+    dagster_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
 
     @property
     def home_path(self) -> Path:

@@ -15,7 +15,7 @@ class PipelineResource(dg.ConfigurableResource[None]):
 
     def settings(self) -> Settings:
         """The settings as the environment of this process gives them."""
-        return Settings()  # type: ignore[call-arg]
+        return Settings()
 
     def store(self) -> Store:
         """The store below the home."""

@@ -43,9 +43,8 @@ def test_a_watched_folder_is_kept_indexed_without_any_command(stack: Stack, phot
     shutil.copy(photos["rocket_launch"], stack.watched / "new.jpg")
     stack.wait(lambda: stack.found("a rocket launch")[:1] == ["new.jpg"], "the added file is found", 180)
 
-    Image.open(photos["astronaut"]).save(stack.watched / "cat.jpg")
-    stack.wait(lambda: stack.found("an astronaut in a space suit")[:1] == ["cat.jpg"], "the change is found", 180)
-    assert "cat.jpg" not in stack.found("a cat")[:1]
+    Image.open(photos["motorcycle_left"]).save(stack.watched / "cat.jpg")
+    stack.wait(lambda: stack.found("a motorcycle")[:1] == ["cat.jpg"], "the changed file is found anew", 180)
 
     (stack.watched / "mug.png").unlink()
     stack.wait(lambda: "mug.png" not in stack.found("a cup of coffee"), "the deleted file is gone", 180)

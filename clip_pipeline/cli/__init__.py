@@ -1,0 +1,1 @@
+"""The command line: a grammar (`main`), one module for each command, and the supervisor of the stack (`stack`)."""

@@ -1,0 +1,1 @@
+"""The stack on one machine: its processes, how they are started, watched, restarted and stopped together."""

@@ -57,6 +57,23 @@ definitions: .venv/.installed-dev ## Load both Dagster code locations, as the da
 .PHONY: install
 install: .venv/.installed-dev ## Make .venv with everything in it, tools for developers too
 
+.PHONY: bench-embed
+bench-embed: .venv/.installed-bench ## Measure images/s against transformers and open_clip (ARGS="--memory", "--help")
+	@$(BIN)/python -m benchmarks.embed $(ARGS)
+
+.PHONY: bench-register
+bench-register: .venv/.installed ## Measure registering 100,000 paths against 1,000,000 known
+	@$(BIN)/python -m benchmarks.register $(ARGS)
+
+.PHONY: bench-latency
+bench-latency: .venv/.installed ## Measure how long a new image takes to be searchable, through the whole stack
+	@$(BIN)/python -m benchmarks.latency $(ARGS)
+
+.PHONY: bench-recall
+bench-recall: .venv/.installed ## Measure text->image recall of your index (IMAGES=folder CAPTIONS=file.csv)
+	@[ -n "$${IMAGES:-}" ] && [ -n "$${CAPTIONS:-}" ] || { echo 'make bench-recall IMAGES=folder CAPTIONS=file.csv'; exit 2; }
+	@$(BIN)/python -m benchmarks.recall --images "$$IMAGES" --captions "$$CAPTIONS" $(ARGS)
+
 .PHONY: lock
 lock: .venv/.installed-dev ## Pin the newest versions that pyproject.toml allows, in constraints.txt
 	@$(BIN)/python tools/write_lock.py
@@ -80,4 +97,11 @@ clean: ## Remove .venv and caches; keeps .clip_pipeline, which holds your index
 .venv/.installed-dev: .venv/.installed
 	@echo 'Installing the tools for developers into .venv'
 	@$(INSTALL) --quiet --editable '.[all,dev]'
+	@touch $@
+
+# Into a folder of its own, without dependencies: see benchmarks/requirements.txt.
+.venv/.installed-bench: .venv/.installed benchmarks/requirements.txt
+	@echo 'Installing what the benchmarks compare with into .venv/bench'
+	@rm -rf .venv/bench
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target .venv/bench --requirement benchmarks/requirements.txt
 	@touch $@

@@ -29,6 +29,7 @@ ROW_COLUMNS = {
 }  # fmt: skip
 QUARANTINE_COLUMNS = {"image_id": "int64", "sha256": "str", "path": "str", "reason": "str"}
 UNIT_LENGTH_TOLERANCE = 2e-3
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,10 @@ def check_unit_length(vectors: StoredVectors) -> None:
     Raises:
         IntegrityError: a row is not.
     """
-    norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    norms = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):  # a float32 copy of them all would be the peak of a batch
+        rows = vectors[start : start + _ROWS_AT_ONCE].astype(np.float32)
+        norms[start : start + len(rows)] = np.linalg.norm(rows, axis=1)
     wrong = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_LENGTH_TOLERANCE))
     if wrong.size:
         raise IntegrityError(f"{wrong.size} of {len(vectors)} vectors are not of unit length, first at row {wrong[0]}")

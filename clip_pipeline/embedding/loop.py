@@ -176,7 +176,8 @@ class _Work:
                 "memory or set CLIP_PIPELINE_DEVICE, and run the batch again"
             )
         quarantined = tuple(Quarantined(rows[i], self.reasons[i]) for i in sorted(self.reasons))
-        return Embedded(tuple(rows[i] for i in good), self.vectors[good]), quarantined
+        vectors = self.vectors[good] if quarantined else self.vectors  # no copy where there is nothing to leave out
+        return Embedded(tuple(rows[i] for i in good), vectors), quarantined
 
     def report(self) -> None:
         """Call `on_progress` now."""

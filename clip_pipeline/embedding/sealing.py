@@ -66,7 +66,8 @@ def seal_embeddings(
                 run_id=run_id,
                 code_version=__version__,
             )
-            _check_written(np.load(folder / VECTORS), seal, images=len(manifest.rows))
+            written = np.load(folder / VECTORS, mmap_mode="r" if embedded.rows else None)  # nothing cannot be mapped
+            _check_written(written, seal, images=len(manifest.rows))
             write_seal(folder, seal)
     except OSError as error:
         # NumPy says how many bytes it could not write, but not why.

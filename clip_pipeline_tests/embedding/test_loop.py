@@ -320,7 +320,8 @@ def test_a_disk_without_space_is_a_store_error_that_leaves_nothing(tmp_path, rin
 
 
 def test_memory_does_not_grow_with_the_batch(tmp_path, ring):
-    """Peak memory of 300 and of 6000 images: 5700 more vectors take 0.7 MB, their pixels would take 17 MB."""
+    """Peak memory of 300 and of 6000 images: 5700 more vectors take 0.7 MB, and what is written of their rows
+    some more; their pixels would take 17 MB."""
     store, (path,) = Store(tmp_path / "store"), write_pictures(tmp_path, 1)
     one = row(0, path)
     peaks = []
@@ -330,7 +331,7 @@ def test_memory_does_not_grow_with_the_batch(tmp_path, ring):
         assert embed(store, manifest, ring).embedded == n
         status = Path("/proc/self/status").read_text()
         peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
-    assert peaks[2] - peaks[1] < 8 * 1024
+    assert peaks[2] - peaks[1] < 12 * 1024
 
 
 def test_pixels_of_a_real_photograph_reach_the_encoder_as_the_reference_has_them(tmp_path, photos):

@@ -1,0 +1,1 @@
+"""Tests of the arithmetic in `benchmarks`; what they measure is not tested."""

@@ -98,7 +98,7 @@ def _become_worker(worker_fd: int, control: socket.socket, nursery: int) -> NoRe
             _work(link)
     except (BrokenPipeError, ConnectionResetError):  # the parent has closed the pool in the middle of the work
         os._exit(0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a fork must never return into the nursery's code
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
@@ -118,23 +118,23 @@ def _work(link: socket.socket) -> None:
     if setup is None:
         return
     try:
-        function, initializer, initargs = pickle.loads(setup)
+        function, initializer, initargs = pickle.loads(setup)  # noqa: S301 - both ends are this program
         if initializer is not None:
             initializer(*initargs)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, the parent raises it with this traceback
         _send(link, pickle.dumps(("broken", 0, traceback.format_exc())))
         return
     _send(link, pickle.dumps(("ready", 0, None)))
     while (message := _receive(link)) is not None:
-        ticket, payload = pickle.loads(message)
+        ticket, payload = pickle.loads(message)  # noqa: S301 - both ends are this program
         _send(link, pickle.dumps(("start", ticket, time.monotonic())))
         _send(link, _attempt(function, ticket, payload))
 
 
 def _attempt(function: Callable[[Any], Any], ticket: int, payload: bytes) -> bytes:
     try:
-        return pickle.dumps(("value", ticket, function(pickle.loads(payload))))
-    except BaseException as error:
+        return pickle.dumps(("value", ticket, function(pickle.loads(payload))))  # noqa: S301 - both ends are this program
+    except BaseException as error:  # noqa: BLE001 - SystemExit of an item must not end the worker either
         return pickle.dumps(("error", ticket, (type(error).__name__, str(error)[:2000])))
 
 

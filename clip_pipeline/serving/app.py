@@ -37,7 +37,7 @@ def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAP
         with open_services(settings, load=load) as services:
             app.state.services = services
             look = JobLook(services.ledger, services.orchestrator)
-            watching = watching_jobs(look, is_stopping=lambda: app.state.is_stopping())
+            watching = watching_jobs(look, is_stopping=lambda: bool(app.state.is_stopping()))
             async with aclosing(limiter), watching as app.state.job_watch:
                 yield
 

@@ -18,7 +18,7 @@ def in_background(work: Callable[[], Value], *, name: str) -> "Future[Value]":
     def run() -> None:
         try:
             value = work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
             future.set_exception(error)
         else:
             future.set_result(value)

@@ -88,7 +88,7 @@ def encoder_loader(cache_dir: Path) -> LoadEncoder:
 
     def load(spec: EncoderSpec) -> Encoder:
         # Imports torch, which takes seconds: here, in the background, the service answers meanwhile.
-        from clip_pipeline.embedding.registry import load_text_encoder
+        from clip_pipeline.embedding.registry import load_text_encoder  # noqa: PLC0415
 
         return load_text_encoder(spec, cache_dir=cache_dir)
 

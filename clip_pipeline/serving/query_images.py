@@ -43,8 +43,8 @@ class QueryImages:
 
     def _decode(self, file: Path, preprocessing: Preprocessing) -> PixelBatch | Reason:
         # The module of the worker imports torch, which a service that is asked for text only loads elsewhere.
-        from clip_pipeline.embedding.decode import use_one_thread
-        from clip_pipeline.serving.decode_worker import DecodeTask, decode_file
+        from clip_pipeline.embedding.decode import use_one_thread  # noqa: PLC0415
+        from clip_pipeline.serving.decode_worker import DecodeTask, decode_file  # noqa: PLC0415
 
         if self._pool is None:
             pool = IsolatedPool(decode_file, timeout_s=self._limits.timeout_s, workers=1, initializer=use_one_thread)

@@ -50,7 +50,7 @@ def make_thumbnail(task: ThumbnailTask) -> bytes | Reason:
             return _webp(opened, task.side)
         except MemoryError:
             return Reason(ReasonCode.OUT_OF_MEMORY, f"decoding a {opened.format} of {opened.width} x {opened.height}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - hostile bytes raise whatever a decoder's author did not think of
             return fault(error, opened.format)
 
 

@@ -43,7 +43,9 @@ def test_the_ledger_holds_no_secret_and_two_digests_of_one_secret_differ(ledger)
     "change", [lambda s: s[:-1] + ("0" if s[-1] != "0" else "1"), str.upper, lambda _: "", lambda s: s + "0"]
 )
 def test_only_the_exact_secret_matches(ledger, change):
-    secret = parse_token(make(ledger).token)[1]
+    parsed = parse_token(make(ledger).token)
+    assert parsed is not None
+    secret = parsed[1]
     assert any(c.isalpha() for c in secret)
     assert not stored_keys(ledger)[0].matches(change(secret))
 
@@ -96,7 +98,7 @@ def test_a_use_is_noted_once_in_a_while(ledger):
     with ledger.write() as connection:
         connection.execute(api_keys.update().values(last_used_at="2020-01-01T00:00:00.000Z"))
     note_use(ledger, key.key_id, unless_since=NOW - timedelta(minutes=1))
-    assert list_keys(ledger)[0].last_used_at >= first
+    assert str(list_keys(ledger)[0].last_used_at) >= str(first)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101])

@@ -159,7 +159,7 @@ def test_the_last_use_of_a_key_is_recorded(world):
     # The service has stopped, so what it had to write is written.
     (key,) = list_keys(world.ledger)
     assert key.key_id == key_id
-    assert datetime.fromisoformat(key.last_used_at) > before
+    assert datetime.fromisoformat(str(key.last_used_at)) > before
 
 
 def test_a_ledger_without_keys_to_read_is_a_problem_of_the_service(world, client):
@@ -181,7 +181,7 @@ def test_known_keys_outlive_a_ledger_that_cannot_be_read(world):
 
     before, after = asyncio.run(look())
     assert after is before
-    assert after.key_of(token).scope is Scope.READ
+    assert getattr(after.key_of(token), "scope", None) is Scope.READ
     with pytest.raises(StoreError):
         asyncio.run(KeyRing(world.ledger).known())
     ring.close()

@@ -1,5 +1,6 @@
 """Canceling, removing, finding and showing images over HTTP, and filters of a search: real files, ledger, release."""
 
+import hashlib
 import io
 
 import graphql
@@ -161,8 +162,6 @@ def pictured(tmp_path, dagster):
     Image.new("RGB", (600, 300), (200, 30, 30)).save(path, exif=exif)
     world.index({str(path): "a red thing"})
     with world.ledger.write() as connection:
-        import hashlib
-
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         connection.execute(images.update().values(sha256=digest))
     yield world, path

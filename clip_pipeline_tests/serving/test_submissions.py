@@ -164,7 +164,8 @@ def test_without_a_root_every_path_is_refused_and_the_setting_named(tmp_path, da
     world.close()
 
 
-def test_many_refused_paths_are_counted_and_the_first_hundred_named(world, client):
+@pytest.mark.usefixtures("world")
+def test_many_refused_paths_are_counted_and_the_first_hundred_named(client):
     response = add(client, *[f"relative/{i}" for i in range(1000)])
     assert len(refused(response)) == 100
     assert response.json()["errors_count"] == 1000
@@ -239,7 +240,8 @@ def test_a_key_that_is_none_is_refused(client, photos, key):
     assert refused(add(client, photos / "a.jpg", headers={"Idempotency-Key": key})) == ["Idempotency-Key"]
 
 
-def test_equal_requests_at_once_with_a_key_are_one_job(world, client, photos):
+@pytest.mark.usefixtures("world")
+def test_equal_requests_at_once_with_a_key_are_one_job(client, photos):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: add(client, photos / "a.jpg", headers={"Idempotency-Key": "k"}), range(8)))
     assert {answer.status_code for answer in answers} == {202}
@@ -255,7 +257,8 @@ def test_equal_requests_at_once_without_a_key_queue_each_image_once(world, clien
     assert balance(world.ledger).files["registered"] == 2
 
 
-def test_health_answers_while_a_hundred_thousand_paths_are_registered(world, client, photos):
+@pytest.mark.usefixtures("world")
+def test_health_answers_while_a_hundred_thousand_paths_are_registered(client, photos):
     answers = []
     paths = [f"{photos}/many/{i:06d}.jpg" for i in range(100_000)]
     thread = threading.Thread(target=lambda: answers.append(add(client, *paths)))
@@ -268,7 +271,6 @@ def test_health_answers_while_a_hundred_thousand_paths_are_registered(world, cli
         slowest = max(slowest, time.perf_counter() - begun)
     took = time.perf_counter() - started
     assert answers[0].json()["new_images_count"] == 100_000
-    print(f"\n100,000 paths: {took:.2f} s, slowest /health {1000 * slowest:.0f} ms")
     # The issue asks for 6 s and 50 ms; beside other tests on shared cores only the order of magnitude is certain.
     assert took < 20
     assert slowest < 1

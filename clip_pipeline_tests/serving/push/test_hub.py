@@ -85,4 +85,4 @@ def test_an_event_wakes_a_listener_that_waits():
             hub.publish(event("a"))
             return await waiting
 
-    assert asyncio.run(scene()).key == "a"
+    assert asyncio.run(scene()) == event("a")

@@ -37,6 +37,25 @@ class Settings(BaseSettings):
     decode_timeout_s: float = Field(default=_LIMITS.timeout_s, gt=0, description="seconds to read and decode one image")
     host: str = Field(default="127.0.0.1", description="address that the HTTP service binds to")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP service")
+    rate_limit: str = Field(
+        default="6000/minute",
+        description="requests of one key in a time; where a key is missing or wrong, of one address",
+    )
+    rate_limit_local: str = Field(
+        default="60000/minute", description="requests of this machine in a time while no key exists"
+    )
+    rate_limit_storage: str = Field(
+        default="memory://",
+        repr=False,
+        description="where requests are counted: memory://, or redis://host:6379/0 for several services together",
+    )
+    max_body_bytes: int = Field(default=64 * 1024**2, ge=1, description="largest body of a request, in bytes")
+    max_upload_bytes: int = Field(default=64 * 1024**2, ge=1, description="largest upload (multipart), in bytes")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="seconds for each 1024 bytes of a body to arrive")
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="seconds for the headers of a request to arrive, from connecting on"
+    )
+    api_key: str = Field(default="", repr=False, description="key that the command line sends to the HTTP service")
     dagster_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
 
     @property

@@ -92,7 +92,7 @@ def _index(ledger: Ledger, stack: RunningStack, folder: Path, *, news: Console) 
 
 def _ask(ledger: Ledger, stack: RunningStack, folder: Path) -> None:
     below = path_to_text(folder)
-    with ServiceClient(stack.service_url) as client:
+    with ServiceClient(stack.service_url, api_key=stack.settings.api_key) as client:
         client.wait_for_release(_published_release(stack.settings), timeout_s=RELEASE_TIMEOUT_S)
         for text in TEXTS:
             print_hits(client.search_text(text, k=HITS), title=f'\nSearch for "{text}"', below=below)

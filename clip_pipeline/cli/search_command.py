@@ -25,7 +25,7 @@ def search(text: str | None, *, image: Path | None, k: int, as_json: bool) -> No
     settings = load_settings()
     url = service_url(settings.home_path)
     if url is not None:
-        document = _ask_service(url, text, image=image, k=k)
+        document = _ask_service(ServiceClient(url, api_key=settings.api_key), text, image=image, k=k)
     else:
         # Imports FAISS; a running service has that behind it.
         from clip_pipeline.cli.search_here import answer_here  # noqa: PLC0415
@@ -68,8 +68,8 @@ def checked_image(image: Path) -> Path:
     return path
 
 
-def _ask_service(url: str, text: str | None, *, image: Path | None, k: int) -> Document:
-    with ServiceClient(url) as client:
+def _ask_service(service: ServiceClient, text: str | None, *, image: Path | None, k: int) -> Document:
+    with service as client:
         if image is not None:
             return client.search_upload(image, k=k)
         return client.search_text(text or "", k=k)

@@ -9,6 +9,7 @@ import httpx
 
 from clip_pipeline.core.errors import (
     ClipPipelineError,
+    ConfigurationError,
     EncoderUnavailableError,
     FingerprintMismatchError,
     NotFoundError,
@@ -23,6 +24,8 @@ TIMEOUT_S = 180.0
 """A first search waits for the weights of the encoder."""
 
 _ERROR_OF_STATUS: dict[int, type[ClipPipelineError]] = {
+    401: ConfigurationError,
+    403: ConfigurationError,
     404: NotFoundError,
     409: FingerprintMismatchError,
     413: QueryError,
@@ -34,12 +37,13 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
 
 
 class ServiceClient:
-    """The service at `url`. A context manager."""
+    """The service at `url`, asked with `api_key` where it needs one. A context manager."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, api_key: str = "", timeout_s: float = TIMEOUT_S) -> None:
         self._url = url.rstrip("/")
         # The service is on this machine: a proxy that the environment names for the world is not for it.
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False)
+        headers = {"X-API-Key": api_key} if api_key else {}
+        self._client = httpx.Client(timeout=timeout_s, trust_env=False, headers=headers)
 
     def __enter__(self) -> "ServiceClient":
         return self
@@ -97,4 +101,6 @@ class ServiceClient:
         if response.is_success:
             return document
         detail = document.get("detail") or document.get("title") or f"status {response.status_code}"
+        if response.status_code in (401, 403):
+            detail = f"{detail}; `clip-pipeline keys create NAME` makes a key, CLIP_PIPELINE_API_KEY is where to put it"
         raise _ERROR_OF_STATUS.get(response.status_code, StackError)(str(detail))

@@ -10,7 +10,8 @@ ClipPipelineError                 exit code 1
 ├── NotFoundError                 9   no job, image or release has that name
 ├── StackError                   10   the running stack cannot be reached, or one runs already
 ├── QueryError                   11   a search request cannot be answered as it was put
-└── VerificationError            12   `verify` found a fault
+├── VerificationError            12   `verify` found a fault
+└── ConflictError                13   a request contradicts what is recorded already
 
 Bad input *data* (a truncated picture, a vanished file) is never an exception that leaves a function: it is a
 row with a reason, see `clip_pipeline.core.reasons`.
@@ -81,3 +82,9 @@ class VerificationError(ClipPipelineError):
     """`clip-pipeline verify` found at least one fault."""
 
     exit_code = 12
+
+
+class ConflictError(ClipPipelineError):
+    """A request contradicts what is recorded: a job that is complete already, a key used for another request."""
+
+    exit_code = 13

@@ -23,6 +23,7 @@ from clip_pipeline.core.errors import StoreError
 from clip_pipeline.core.keys import BatchKey
 
 TEMPORARY_PREFIX = ".tmp-"
+THUMBNAIL_SIDE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,10 @@ class Store:
         with replace_file(pointer) as temporary:
             temporary.write_text(f"{number}\n")
 
-    def thumbnail_path(self, sha256: str) -> Path:
-        """The cached thumbnail of one content."""
-        return self.root / "thumbnails" / sha256[:2] / f"{sha256}.webp"
+    def thumbnail_path(self, sha256: str, *, side: int = THUMBNAIL_SIDE) -> Path:
+        """The cached thumbnail of one content, whose long side has at most so many pixels."""
+        name = f"{sha256}.webp" if side == THUMBNAIL_SIDE else f"{sha256}-{side}.webp"
+        return self.root / "thumbnails" / sha256[:2] / name
 
     def upload_path(self, sha256: str) -> Path:
         """An uploaded image, by content, never by the name it came with."""

@@ -81,7 +81,12 @@ def inserted_id(created: CursorResult[Any]) -> int:
 
 def utc_now() -> str:
     """The time as every table stores it: UTC, ISO 8601 with milliseconds, ending in Z."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return iso_utc(datetime.now(UTC))
+
+
+def iso_utc(moment: datetime) -> str:
+    """An aware moment as every table stores it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def _sqlite_engine(url: str) -> Engine:

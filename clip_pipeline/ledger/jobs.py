@@ -57,7 +57,7 @@ def job_counts(ledger: Ledger, job_id: str) -> JobCounts:
     with ledger.read() as connection:
         row = connection.execute(select(jobs).where(jobs.c.job_id == job_id)).mappings().first()
         if row is None:
-            raise NotFoundError(f"no job {job_id!r}; `clip-pipeline status` lists the recent ones")
+            raise unknown_job(job_id)
         by_state = _states_of(connection, job_id)
         running = _processed_in_runs(connection, job_id)
         error = _error_of(connection, job_id)
@@ -68,11 +68,37 @@ def job_counts(ledger: Ledger, job_id: str) -> JobCounts:
     processed = total - max(0, waiting - running)
     if row["completed_at"] is not None:
         pending, processed, failed, error = 0, total, int(row["failed_images"] or 0), None
+    elif row["canceled_at"] is not None:  # what it still waited for was taken from it, see `cancellation`
+        pending, processed, failed, error = 0, sum(by_state.values()), int(row["failed_images"] or 0), None
     return JobCounts(
         job_id, row["source"], row["priority"], row["created_at"], row["started_at"], row["completed_at"],
         row["canceled_at"], row["images_count"], row["new_images_count"], row["already_indexed_count"], total,
         processed, failed, pending, error,
     )  # fmt: skip
+
+
+def unknown_job(job_id: str) -> NotFoundError:
+    """The error for an id that no job has."""
+    return NotFoundError(f"no job {job_id!r}; `clip-pipeline status` lists the recent ones")
+
+
+def failed_paths_of_job(ledger: Ledger, job_id: str) -> tuple[int, list[str]]:
+    """The priority of one job and the paths (text form) of all its failed files.
+
+    Raises:
+        NotFoundError: no job has this id.
+    """
+    failed = (
+        select(files.c.path)
+        .join(job_files, job_files.c.file_id == files.c.file_id)
+        .where(job_files.c.job_id == job_id, files.c.state == FileState.FAILED)
+        .order_by(files.c.path)
+    )
+    with ledger.read() as connection:
+        priority = connection.execute(select(jobs.c.priority).where(jobs.c.job_id == job_id)).scalar()
+        if priority is None:
+            raise unknown_job(job_id)
+        return priority, list(connection.execute(failed).scalars())
 
 
 def failed_of_job(ledger: Ledger, job_id: str, *, most: int = FAILED_SHOWN) -> list[FailedFile]:

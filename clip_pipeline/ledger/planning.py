@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.ledger.database import Ledger, inserted_id, utc_now
-from clip_pipeline.ledger.schema import batches, files, job_files, jobs
-from clip_pipeline.ledger.states import FileState
+from clip_pipeline.ledger.schema import batches, files, images, job_files, jobs
+from clip_pipeline.ledger.states import LIVE_IMAGES, FileState, ImageState
 
 LARGE_JOB_SHARE = 10
 """A job with at least batch_size / 10 waiting files is large."""
@@ -114,17 +114,33 @@ def batch_keys(ledger: Ledger, *, after: int = 0) -> list[BatchKey]:
 
 
 def batches_to_inspect(ledger: Ledger, *, most: int) -> list[BatchWork]:
-    """Planned batches without a sealed manifest, most urgent first."""
-    return _work(ledger, batches.c.manifest_digest.is_(None), most=most)
+    """Planned batches without a sealed manifest, most urgent first. One that all its files left needs none."""
+    return _work(ledger, batches.c.manifest_digest.is_(None) & inspection_wanted(), most=most)
 
 
 def batches_to_embed(ledger: Ledger, *, most: int) -> list[BatchWork]:
     """Batches whose sealed manifest is not the one that was embedded last, most urgent first.
 
-    A manifest without images needs no run.
+    A manifest without images, or whose images are all gone by now, needs no run.
     """
     stale = batches.c.embedded_manifest.is_distinct_from(batches.c.manifest_digest)
-    return _work(ledger, batches.c.manifest_digest.is_not(None) & (batches.c.images > 0) & stale, most=most)
+    sealed = batches.c.manifest_digest.is_not(None) & (batches.c.images > 0)
+    return _work(ledger, sealed & stale & embedding_wanted(), most=most)
+
+
+def inspection_wanted() -> ColumnElement[bool]:
+    """True of a batch that somebody still waits to see inspected: it has files, or images that no manifest lists."""
+    held = select(files.c.file_id).where(files.c.batch == batches.c.number)
+    unlisted = select(images.c.image_id).where(
+        images.c.batch == batches.c.number, images.c.state == ImageState.MANIFESTED
+    )
+    return held.exists() | unlisted.exists()
+
+
+def embedding_wanted() -> ColumnElement[bool]:
+    """True of a batch with an image that somebody still wants."""
+    live = select(images.c.image_id).where(images.c.batch == batches.c.number, images.c.state.in_(LIVE_IMAGES))
+    return live.exists()
 
 
 def jobs_of_batch(connection: Connection, number: int) -> tuple[str, ...]:

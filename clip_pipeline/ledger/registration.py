@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateTable, DropTable
 
+from clip_pipeline.core.errors import ConflictError
 from clip_pipeline.core.keys import new_job_id
 from clip_pipeline.ledger.database import Ledger, utc_now
 from clip_pipeline.ledger.removal import delete_files, detach_images
@@ -83,10 +84,26 @@ def register_files(ledger: Ledger, facts: Iterable[FileFacts], *, submission: Su
     """Register every path of one submission, in one transaction, and open a job for it.
 
     New, changed, failed and deleted files are queued for this job; those that another job has under way are waited
-    for; those indexed and unchanged are only counted. A path given twice counts once, its last facts win.
+    for; those indexed and unchanged are only counted. A path given twice counts once, its last facts win. A repeated
+    idempotency key gives what became of it the first time.
+
+    Raises:
+        ConflictError: the idempotency key was used for another request.
     """
     with ledger.write() as connection:
-        return _register(connection, facts, submission=submission)
+        # Asked under the write lock: of two equal requests at once, the second finds the job of the first.
+        earlier = _repeated(connection, submission)
+        return earlier or _register(connection, facts, submission=submission)
+
+
+def repeated_submission(ledger: Ledger, submission: Submission) -> Registration | None:
+    """What became of an earlier submission with the same idempotency key, None where there was none.
+
+    Raises:
+        ConflictError: the key was used for another request.
+    """
+    with ledger.read() as connection:
+        return _repeated(connection, submission)
 
 
 def register_scan(
@@ -100,6 +117,21 @@ def register_scan(
         delete_files(connection, gone)
         settle_jobs(connection)
         return _register(connection, found, submission=submission) if found else None
+
+
+def _repeated(connection: Connection, submission: Submission) -> Registration | None:
+    if submission.idempotency_key is None:
+        return None
+    row = connection.execute(select(jobs).where(jobs.c.idempotency_key == submission.idempotency_key)).first()
+    if row is None:
+        return None
+    if row.request_digest != submission.request_digest:
+        raise ConflictError(
+            f"the idempotency key {submission.idempotency_key!r} was used for another request, job {row.job_id}; "
+            "send the same request again, or choose another key"
+        )
+    pending = row.total_images - row.new_images_count
+    return Registration(row.job_id, row.images_count, row.new_images_count, row.already_indexed_count, pending)
 
 
 def _register(connection: Connection, facts: Iterable[FileFacts], *, submission: Submission) -> Registration:

@@ -133,3 +133,17 @@ releases = Table(
     Column("recorded_at", String(32), nullable=False),
     Column("run_id", String(64), nullable=False),
 )
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(32), primary_key=True, comment="the part of the key that is no secret"),
+    Column("name", Text, nullable=False),
+    Column("scope", String(16), nullable=False, comment="read, write or admin"),
+    Column("salt", String(64), nullable=False, comment="hexadecimal"),
+    Column("digest", String(64), nullable=False, comment="of salt and secret, hexadecimal"),
+    Column("created_at", String(32), nullable=False),
+    Column("expires_at", String(32)),
+    Column("revoked_at", String(32)),
+    Column("last_used_at", String(32), comment="to the minute"),
+)

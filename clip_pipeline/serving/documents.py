@@ -17,6 +17,10 @@ from clip_pipeline.core.store import Store
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import JobCounts, failed_of_job, indexed_images, job_counts, open_jobs, recent_jobs
 from clip_pipeline.ledger.lookup import failures_by_code
+from clip_pipeline.ledger.publishing import recorded_release
+from clip_pipeline.ledger.registration import Registration
+from clip_pipeline.ledger.whereabouts import Whereabouts
+from clip_pipeline.serving.cancellation import CanceledJob
 from clip_pipeline.serving.lifecycle import JobStatus, eta_seconds, iso_time, job_status, started_at
 from clip_pipeline.serving.orchestrator import Orchestrator, RunInfo
 from clip_pipeline.serving.queries import Query, ScoredHit, SearchAnswer, Wanted
@@ -38,6 +42,7 @@ def stats_document(ledger: Ledger, store: Store) -> Document:
         "last_updated": release.created_at if release else None,
         "index_size_mb": round(_release_bytes(store, spec, release) / 1e6, 3) if spec and release else 0.0,
         "index_release": release_name(release.number) if release else None,
+        "fingerprint": spec.fingerprint if spec else None,
     }
 
 
@@ -47,12 +52,17 @@ def status_document(ledger: Ledger, orchestrator: Orchestrator, job_id: str) -> 
     Raises:
         NotFoundError: no job has this id.
     """
-    counts, now = job_counts(ledger, job_id), time.time()
-    runs = _runs_of(orchestrator, [job_id])[job_id]
+    counts = job_counts(ledger, job_id)
+    return job_document(ledger, orchestrator, counts, runs=_runs_of(orchestrator, [job_id])[job_id])
+
+
+def job_document(ledger: Ledger, orchestrator: Orchestrator, counts: JobCounts, *, runs: Sequence[RunInfo]) -> Document:
+    """The status document of a job whose counts and runs are known; asks the orchestrator for addresses only."""
+    now = time.time()
     status = job_status(counts, runs, now=now)
     started = started_at(counts, runs)
     return {
-        "job_id": job_id,
+        "job_id": counts.job_id,
         "status": status,
         "progress": {
             "total_images": counts.total,
@@ -66,7 +76,7 @@ def status_document(ledger: Ledger, orchestrator: Orchestrator, job_id: str) -> 
         "error_message": counts.error if status is JobStatus.FAILED else None,
         "eta_seconds": eta_seconds(counts, started=started, now=now) if status is JobStatus.RUNNING else None,
         "runs": [_run_document(run, orchestrator) for run in runs],
-        "failed": [asdict(file) for file in failed_of_job(ledger, job_id)],
+        "failed": [asdict(file) for file in failed_of_job(ledger, counts.job_id)] if counts.failed else [],
     }
 
 
@@ -90,9 +100,8 @@ def overall_status_document(ledger: Ledger, store: Store, orchestrator: Orchestr
 
 def search_document(answer: SearchAnswer, *, query: Query, wanted: Wanted, took_ms: float) -> Document:
     """`/api/v1/search`: the question repeated, who answered, and the results, best first."""
-    limits = {"k": wanted.k} | ({} if wanted.min_score is None else {"min_score": wanted.min_score})
     return {
-        "query": query.echo() | limits,
+        "query": query.echo() | wanted.echo(),
         "index_release": None if answer.release is None else release_name(answer.release),
         "model_name": answer.model_name,
         "took_ms": round(took_ms, 1),
@@ -100,9 +109,78 @@ def search_document(answer: SearchAnswer, *, query: Query, wanted: Wanted, took_
     }
 
 
+def is_queued(registration: Registration) -> bool:
+    """True where a new job has something to wait for, if only for what another job has under way."""
+    return bool(registration.new_images_count or registration.pending_count)
+
+
+def submission_document(registration: Registration) -> Document:
+    """`POST /api/v1/index/add-images`: a job as it was opened."""
+    return {
+        "job_id": registration.job_id,
+        "status": JobStatus.QUEUED if is_queued(registration) else JobStatus.COMPLETED,
+        "images_count": registration.images_count,
+        "new_images_count": registration.new_images_count,
+        "already_indexed_count": registration.already_indexed_count,
+        "message": _submission_message(registration),
+    }
+
+
+def canceled_document(job: CanceledJob) -> Document:
+    """`DELETE /api/v1/index/jobs/{job_id}`: what the cancellation took out of work."""
+    withdrawn, ended = job.cancellation.files, len(job.terminated)
+    return {
+        "job_id": job.cancellation.job_id,
+        "status": JobStatus.CANCELED,
+        "canceled_at": job.cancellation.canceled_at,
+        "withdrawn_images": withdrawn,
+        "terminated_runs": list(job.terminated),
+        "left_runs": list(job.left_running),
+        "warning": job.fault and f"runs may go on, and do no harm; cancel again to end them: {job.fault}",
+        "message": f"Canceled; {_plural(withdrawn, 'image')} taken out of the queue, {_plural(ended, 'run')} ended",
+    }
+
+
+def whereabouts_document(file: Whereabouts, ledger: Ledger, store: Store) -> Document:
+    """`GET /api/v1/index/images`: where one file stands and why."""
+    spec = pinned_encoder(store)
+    release = recorded_release(ledger, spec.key) if spec is not None and file.in_release else None
+    return {
+        "path": file.path,
+        "state": file.state,
+        "reason": file.reason,
+        "batch": None if file.batch is None else str(file.batch),
+        "run_id": file.run_id,
+        "image_id": file.image_id,
+        "sha256": file.sha256,
+        "format": file.format,
+        "width": file.width,
+        "height": file.height,
+        "size_bytes": file.size_bytes,
+        "updated_at": file.updated_at,
+        "indexed_at": file.indexed_at,
+        "index_release": None if release is None else release_name(release),
+        "standing_path": file.stands_for_it,
+        "duplicates": list(file.duplicates),
+        "job_ids": list(file.job_ids),
+    }
+
+
 def release_name(number: int) -> str:
     """A release as documents name it: the number, written as its folder is."""
     return f"{number:07d}"
+
+
+def _submission_message(registration: Registration) -> str:
+    if registration.new_images_count:
+        return f"Queued {_plural(registration.new_images_count, 'new image')} for indexing"
+    if registration.pending_count:
+        return f"No new images; {_plural(registration.pending_count, 'image')} still under way for other jobs"
+    return "All images are indexed already" if registration.images_count else "There is no image to index"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _result(rank: int, hit: ScoredHit) -> Document:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_pipeline.core.encoder import EmbeddingMatrix, EncoderSpec
-from clip_pipeline.core.errors import NotFoundError, StoreError
+from clip_pipeline.core.errors import FingerprintMismatchError, NotFoundError, StoreError
 from clip_pipeline.core.pinning import pinned_encoder
 from clip_pipeline.core.store import Store
 from clip_pipeline.index.search import ReleaseReader, SearchResult
 from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.filters import ImageFilter, images_that_fit
 from clip_pipeline.ledger.lookup import image_id_of_path, images_by_id
 from clip_pipeline.ledger.publishing import live_vectors
 from clip_pipeline.serving.encoder_slot import EncoderSlot, LoadEncoder
@@ -92,13 +93,19 @@ class SearchEngine:
             QueryError: the query cannot be answered as it was put.
             NotFoundError: an image path that the index does not hold.
             EncoderUnavailableError: the encoder cannot be loaded, or not yet.
+            FingerprintMismatchError: a vector of another encoder.
         """
         served = self.served()
         reader = served.releases.current() if served else None
+        if isinstance(query, VectorQuery) and served is not None:
+            check_fingerprint(query, served.spec)
         if served is None or reader is None:
             return SearchAnswer(served.spec.model_name if served else None, None, ())
         vector = self._vector(query, served, reader)
-        hits = self._live_hits(reader, vector, k=wanted.k)
+        if wanted.filter is None:
+            hits = self._live_hits(reader, vector, k=wanted.k)
+        else:
+            hits = self._fitting_hits(reader, vector, k=wanted.k, wanted=wanted.filter)
         if wanted.min_score is not None:
             hits = [hit for hit in hits if hit.score >= wanted.min_score]
         return SearchAnswer(served.spec.model_name, reader.release.number, hits)
@@ -139,6 +146,13 @@ class SearchEngine:
         hits, _ = self._look_up(reader.search(vector, k, allowed=live_vectors(self._ledger)[0]), fetch=k, k=k)
         return hits
 
+    def _fitting_hits(
+        self, reader: ReleaseReader, vector: EmbeddingMatrix, *, k: int, wanted: ImageFilter
+    ) -> list[ScoredHit]:
+        """The k best among the indexed images that fit a filter; what was deleted is not among them."""
+        hits, _ = self._look_up(reader.search(vector, k, allowed=images_that_fit(self._ledger, wanted)), fetch=k, k=k)
+        return hits
+
     def _look_up(self, found: SearchResult, *, fetch: int, k: int) -> tuple[list[ScoredHit], bool]:
         """The first k live hits, and whether a longer search could not give more."""
         ids = [int(i) for i in found.ids[0] if i != -1]
@@ -160,6 +174,15 @@ class SearchEngine:
                 served.slot.start()
                 served.releases.refresh()
             self._stopped.wait(LOOK_EVERY_S)
+
+
+def check_fingerprint(query: VectorQuery, spec: EncoderSpec) -> None:
+    """Raises FingerprintMismatchError where a vector says that another encoder made it."""
+    if query.fingerprint is not None and query.fingerprint != spec.fingerprint:
+        raise FingerprintMismatchError(
+            f"the vector was made by an encoder of fingerprint {query.fingerprint[:12]}, the index by {spec.name} "
+            f"({spec.fingerprint[:12]}); make the vector with that encoder, or search by text or image"
+        )
 
 
 def unit_vector(numbers: Sequence[float], *, dim: int) -> EmbeddingMatrix:

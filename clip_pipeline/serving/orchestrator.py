@@ -1,4 +1,4 @@
-"""What Dagster knows about work, asked over the GraphQL API of its webserver. Reads only."""
+"""What Dagster knows about work, asked over the GraphQL API of its webserver; and ending runs."""
 
 import time
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ from clip_pipeline.settings import Settings
 
 TIMEOUT_S = 3.0
 RUNS_SHOWN = 100
+RUNS_ENDED = 1_000
+TERMINATE_TIMEOUT_S = 30.0
+"""Ending a run waits for its worker to be told, one after the other."""
 JOBS_PER_QUERY = 20
 HEARTBEAT_STALE_S = 180.0
 """Daemons report every 30 s. Dagster itself calls one healthy for half an hour after its last sign of life."""
@@ -24,6 +27,18 @@ _RUNS = """runsOrError(filter: $%s, limit: %d) {
   __typename
   ... on Runs { results { runId status jobName creationTime startTime endTime tags { key value } } }
   ... on PythonError { message }
+}"""
+_UNFINISHED = ("NOT_STARTED", "QUEUED", "STARTING", "STARTED")
+# SAFE_TERMINATE: a run that works is told to stop and says itself when it has; a queued one is canceled at once.
+_TERMINATE = """mutation Terminate($runIds: [String!]!) {
+  terminateRuns(runIds: $runIds, terminatePolicy: SAFE_TERMINATE) {
+    __typename
+    ... on TerminateRunsResult { terminateRunResults {
+      __typename
+      ... on TerminateRunSuccess { run { runId } }
+    } }
+    ... on PythonError { message }
+  }
 }"""
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }"
 
@@ -70,6 +85,30 @@ class Orchestrator:
             found |= self._runs_of_some(job_ids[start : start + JOBS_PER_QUERY])
         return found
 
+    def unfinished_runs(self, job_id: str) -> list[RunInfo]:
+        """The runs that serve a job and wait or work, newest first.
+
+        Raises:
+            StackError: the webserver does not answer, or not with runs.
+        """
+        wanted = _job_filter(job_id) | {"statuses": list(_UNFINISHED)}
+        query = f"query Runs($runs: RunsFilter!) {{ runs: {_RUNS % ('runs', RUNS_ENDED)} }}"
+        return self._runs(self._ask(query, {"runs": wanted})["runs"])
+
+    def terminate_runs(self, run_ids: Sequence[str]) -> list[str]:
+        """Ask Dagster to end runs; returns the ids of those that it does end, the others had ended already.
+
+        Raises:
+            StackError: the webserver does not answer, or refuses.
+        """
+        if not run_ids:
+            return []
+        answer = self._ask(_TERMINATE, {"runIds": list(run_ids)}, timeout_s=TERMINATE_TIMEOUT_S)["terminateRuns"]
+        if answer["__typename"] != "TerminateRunsResult":
+            raise StackError(f"Dagster at {self._url} cannot end runs: {answer.get('message', answer['__typename'])}")
+        results = answer["terminateRunResults"]
+        return [result["run"]["runId"] for result in results if result["__typename"] == "TerminateRunSuccess"]
+
     def daemon_fault(self) -> str | None:
         """What is wrong with Dagster's daemons, in words, or None.
 
@@ -89,10 +128,7 @@ class Orchestrator:
         names = [f"job{number}" for number in range(len(job_ids))]
         parameters = ", ".join(f"${name}: RunsFilter!" for name in names)
         fields = "\n".join(f"{name}: {_RUNS % (name, RUNS_SHOWN)}" for name in names)
-        filters = {
-            name: {"tags": [{"key": f"{JOB_TAG_PREFIX}{job_id}", "value": "1"}]}
-            for name, job_id in zip(names, job_ids, strict=True)
-        }
+        filters = {name: _job_filter(job_id) for name, job_id in zip(names, job_ids, strict=True)}
         answer = self._ask(f"query Runs({parameters}) {{\n{fields}\n}}", filters)
         return {job_id: self._runs(answer[name]) for name, job_id in zip(names, job_ids, strict=True)}
 
@@ -101,9 +137,11 @@ class Orchestrator:
             raise StackError(f"Dagster at {self._url} cannot list runs: {answer.get('message', answer['__typename'])}")
         return [_run_info(run) for run in answer["results"]]
 
-    def _ask(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, query: str, variables: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        request = {"query": query, "variables": variables}
+        timeout = self._client.timeout if timeout_s is None else httpx.Timeout(timeout_s)
         try:
-            response = self._client.post(f"{self._url}/graphql", json={"query": query, "variables": variables})
+            response = self._client.post(f"{self._url}/graphql", json=request, timeout=timeout)
             answer = response.raise_for_status().json()
             if answer.get("errors"):
                 raise StackError(f"Dagster at {self._url} refuses the query: {answer['errors'][0].get('message')}")
@@ -118,6 +156,10 @@ class Orchestrator:
 def local_orchestrator(settings: Settings) -> Orchestrator:
     """The Dagster webserver that `clip-pipeline up` starts on this machine."""
     return Orchestrator(f"http://127.0.0.1:{settings.dagster_port}")
+
+
+def _job_filter(job_id: str) -> dict[str, Any]:
+    return {"tags": [{"key": f"{JOB_TAG_PREFIX}{job_id}", "value": "1"}]}
 
 
 def _run_info(run: dict[str, Any]) -> RunInfo:

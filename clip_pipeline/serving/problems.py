@@ -4,6 +4,7 @@ The one place where an error of `core.errors` becomes an HTTP status.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -14,26 +15,34 @@ from starlette.responses import JSONResponse
 
 from clip_pipeline.core.errors import (
     ClipPipelineError,
+    ConflictError,
     EncoderUnavailableError,
     FingerprintMismatchError,
     NotFoundError,
+    PathRefusedError,
     QueryError,
     StackError,
     StoreError,
 )
 from clip_pipeline.core.reasons import ReasonCode
+from clip_pipeline.serving.path_checks import RefusedPathsError
 from clip_pipeline.serving.queries import InvalidFieldError, UndecodableQueryError
+from clip_pipeline.serving.thumbnails import NoThumbnailError
 
 # Most specific first: the first class that fits decides.
 _STATUS_OF_ERROR: Sequence[tuple[type[ClipPipelineError], int]] = (
     (QueryError, 422),
     (NotFoundError, 404),
     (FingerprintMismatchError, 409),
+    (ConflictError, 409),
+    (PathRefusedError, 422),
     (EncoderUnavailableError, 503),
     (StackError, 503),
     (StoreError, 503),
 )
 _STATUS_OF_REASON = {ReasonCode.NOT_AN_IMAGE: 415, ReasonCode.UNSUPPORTED: 415, ReasonCode.TOO_MANY_BYTES: 413}
+
+FAULTS_IN_DETAIL = 10
 
 
 class Problem(JSONResponse):
@@ -61,6 +70,10 @@ def _of_own_error(_request: Request, error: Exception) -> Problem:
     if isinstance(error, UndecodableQueryError):
         status = _STATUS_OF_REASON.get(error.reason.code, 422)
         return Problem(status, str(error), errors=[{"field": "file", "detail": str(error.reason)}])
+    if isinstance(error, RefusedPathsError):
+        return Problem(422, str(error), errors=[asdict(r) for r in error.refusals], errors_count=error.total)
+    if isinstance(error, NoThumbnailError):
+        return Problem(404 if error.reason.is_about_path else 422, str(error), reason=str(error.reason))
     statuses = (status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind))
     return Problem(next(statuses, 500), str(error))
 
@@ -68,11 +81,11 @@ def _of_own_error(_request: Request, error: Exception) -> Problem:
 def _of_invalid_request(_request: Request, error: Exception) -> Problem:
     assert isinstance(error, RequestValidationError)
     errors = [_fault(fault) for fault in error.errors()]
-    return Problem(422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors), errors=errors)
+    return Problem(422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors[:FAULTS_IN_DETAIL]), errors=errors)
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
-    where = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
+    where = [str(part) for part in fault["loc"] if part not in ("query", "body", "path", "header")]
     return {"field": ".".join(where) or "body", "detail": fault["msg"].removeprefix("Value error, ")}
 
 

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, model_validator
 
 from clip_pipeline.core.errors import QueryError
 from clip_pipeline.core.reasons import Reason
+from clip_pipeline.ledger.filters import ImageFilter
 from clip_pipeline.ledger.lookup import ImageHit
+from clip_pipeline.serving.filter_fields import FilterFields
 
 DEFAULT_K, MAX_K = 10, 1000
 MAX_TEXT_CHARS = 10_000
@@ -40,9 +42,10 @@ class PathQuery:
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """Images near this vector, of any length but zero."""
+    """Images near this vector, of any length but zero. fingerprint: of the encoder that made it, where it is known."""
 
     vector: Sequence[float]
+    fingerprint: str | None = None
 
     def echo(self) -> dict[str, object]:
         """What the answer repeats of the question: not hundreds of numbers."""
@@ -66,10 +69,20 @@ Query: TypeAlias = TextQuery | PathQuery | VectorQuery | UploadQuery
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How much of the answer is wanted: the k best, none that scores below `min_score`."""
+    """How much of the answer is wanted: the k best that fit `filter`, none that scores below `min_score`."""
 
     k: int = DEFAULT_K
     min_score: float | None = None
+    filter: ImageFilter | None = None
+
+    def echo(self) -> dict[str, object]:
+        """What the answer repeats of the limits."""
+        limits: dict[str, object] = {"k": self.k}
+        if self.min_score is not None:
+            limits["min_score"] = self.min_score
+        if self.filter is not None:
+            limits["filter"] = {name: limit for name, limit in asdict(self.filter).items() if limit is not None}
+        return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +136,62 @@ QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_som
 ResultCount = Annotated[int, Field(ge=1, le=MAX_K)]
 
 
-class UploadFields(BaseModel):
-    """The fields beside the file of a multipart search request."""
+Score = Annotated[float, AfterValidator(_finite)]
 
-    model_config = ConfigDict(extra="forbid")
 
-    k: ResultCount = DEFAULT_K
-    min_score: Annotated[float, AfterValidator(_finite)] | None = None
+class TextFields(FilterFields):
+    """The parameters of `GET /api/v1/search`: the filter's among them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    q: QueryText = Field(description="what to look for, in words")
+    k: ResultCount = Field(default=DEFAULT_K, description="how many results")
+    min_score: Score | None = Field(default=None, description="leave out what scores less")
 
     @property
     def wanted(self) -> Wanted:
         """How much of the answer is wanted."""
-        return Wanted(self.k, self.min_score)
+        return Wanted(self.k, self.min_score, self.image_filter)
 
 
-class SearchBody(UploadFields):
+class UploadFields(BaseModel):
+    """The fields beside the file of a multipart search request; `filter` is a JSON object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: ResultCount = DEFAULT_K
+    min_score: Score | None = None
+    filter: Json[FilterFields] | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """How much of the answer is wanted."""
+        return Wanted(self.k, self.min_score, self.filter.image_filter if self.filter else None)
+
+
+class SearchBody(BaseModel):
     """The JSON body of a search request: exactly one of `text`, `image_path` and `vector`."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "a red bicycle", "k": 10},
+                {"image_path": "/data/photos/a.jpg", "k": 5, "min_score": 0.2},
+                {"text": "a cat", "filter": {"path_prefix": "/data/photos/2024/", "format": "JPEG", "min_width": 640}},
+            ]
+        },
+    )
+
+    k: ResultCount = DEFAULT_K
+    min_score: Score | None = None
+    filter: FilterFields | None = None
     text: QueryText | None = None
     image_path: QueryText | None = None
     vector: list[float] | None = None
+    fingerprint: Annotated[str, Field(max_length=256)] | None = Field(
+        default=None, description="with `vector`: fingerprint of the encoder that made it; refused (409) if another's"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -152,7 +201,14 @@ class SearchBody(UploadFields):
         given = [name for name in ("text", "image_path", "vector") if fields.get(name) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of text, image_path and vector, got {', '.join(given) or 'none'}")
+        if fields.get("fingerprint") is not None and given != ["vector"]:
+            raise ValueError("expected fingerprint together with vector only")
         return fields
+
+    @property
+    def wanted(self) -> Wanted:
+        """How much of the answer is wanted."""
+        return Wanted(self.k, self.min_score, self.filter.image_filter if self.filter else None)
 
     @property
     def query(self) -> Query:
@@ -161,4 +217,4 @@ class SearchBody(UploadFields):
             return TextQuery(self.text)
         if self.image_path is not None:
             return PathQuery(self.image_path)
-        return VectorQuery(self.vector or ())
+        return VectorQuery(self.vector or (), self.fingerprint)

@@ -1,8 +1,35 @@
 """Bodies of a bounded size: a request that goes on for longer is refused while it is read, not after."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Message
+
+Model = TypeVar("Model", bound=BaseModel)
+
+FAULTS_SHOWN = 100
+
+
+async def read_json(request: Request, *, max_bytes: int) -> bytes:
+    """The whole body of a request that says it is JSON; raises a 415 problem where it says otherwise, or a 413 one."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, f"expected application/json, got {kind or 'no content type'}")
+    return await read_body(request, max_bytes=max_bytes)
+
+
+def parsed(parse: Callable[[], Model]) -> Model:
+    """What `parse` gives; raises a 422 problem that names the first faults where the input does not fit the model."""
+    try:
+        return parse()
+    except ValidationError as error:
+        # The input itself is left out: it may be megabytes of paths.
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(faults[:FAULTS_SHOWN]) from error
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:

@@ -13,6 +13,8 @@ from clip_pipeline.serving.problems import Problem
 HEADER = "X-Request-ID"
 logger = logging.getLogger(__name__)
 
+# `websocket.accept` is the answer 101 to the handshake.
+_ANSWERS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -23,16 +25,17 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; anything but HTTP passes through."""
-        if scope["type"] != "http":
+        """Serve one connection; anything but HTTP and WebSockets passes through."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request_id, started, status = _request_id(scope), time.perf_counter(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in _ANSWERS:
+                status = message.get("status", 101)
+                message.setdefault("headers", [])
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
@@ -55,5 +58,10 @@ def _request_id(scope: Scope) -> str:
 
 def _log(scope: Scope, *, status: int, request_id: str, seconds: float) -> None:
     # The path alone: query strings hold what people search for.
-    fields = {"method": scope["method"], "path": scope["path"], "status": status, "request_id": request_id}
+    fields = {
+        "method": scope.get("method", "WEBSOCKET"),
+        "path": scope["path"],
+        "status": status,
+        "request_id": request_id,
+    }
     logger.info("request", extra=fields | {"duration_ms": round(1000 * seconds, 1)})

@@ -1,19 +1,21 @@
 """Serving over HTTP until told to stop."""
 
-import ipaddress
 import logging
 import signal
 import socket
 import threading
-from contextlib import suppress
+from pathlib import Path
 
 import uvicorn
 
 from clip_pipeline.core.errors import ConfigurationError, StackError
+from clip_pipeline.ledger.api_keys import list_keys, usable_keys
 from clip_pipeline.ledger.database import open_ledger
 from clip_pipeline.observability.logging import log_to_stderr
 from clip_pipeline.serving.app import create_app
+from clip_pipeline.serving.connections import timed_protocol
 from clip_pipeline.serving.encoder_slot import LoadEncoder
+from clip_pipeline.serving.hosts import is_loopback
 from clip_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,19 +30,22 @@ def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
     load: see `open_services`.
 
     Raises:
-        ConfigurationError: the address is not a loopback one, or is taken.
+        ConfigurationError: the address is taken, or reachable from outside while no key is valid; a limit is malformed.
         StoreError: the ledger cannot be opened.
         StackError: the service could not start for another reason; the log says which.
     """
-    check_loopback(settings.host)
+    check_reach(settings)
     # Opened once beforehand: a wrong URL is then this function's error, not a line in the log of the server.
     open_ledger(settings.ledger_location).close()
     log_to_stderr()
     app = create_app(settings, load=load)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
-    )
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S,
+        ws="websockets-sansio", ws_max_size=64 * 1024, http=timed_protocol(settings.header_timeout_s),
+    )  # fmt: skip
     server = uvicorn.Server(config)
+    # A stream of events never ends by itself: it has to hear that the server waits for it.
+    app.state.is_stopping = lambda: server.should_exit
     if threading.current_thread() is threading.main_thread():
         # The server ends in good order on both signals, then raises them again; both now mean: return.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -54,15 +59,24 @@ def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
         raise StackError("the HTTP service did not start; the lines above in its log say why")
 
 
-def check_loopback(host: str) -> None:
-    """Raises ConfigurationError unless only this machine can reach `host`: the service has no keys yet."""
-    with suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return
-    raise ConfigurationError(
-        f"the HTTP service would be reachable from outside at {host}, and it asks for no key: set "
-        "CLIP_PIPELINE_HOST=127.0.0.1 and put a proxy that authenticates in front of it"
-    )
+def check_reach(settings: Settings) -> None:
+    """Raises ConfigurationError where others than this machine could reach a service that has no valid key."""
+    if not is_loopback(settings.host) and not _has_valid_key(settings):
+        raise ConfigurationError(
+            f"the HTTP service would be reachable from outside at {settings.host}, and no key is valid: create one "
+            "with `clip-pipeline keys create NAME`, or set CLIP_PIPELINE_HOST=127.0.0.1"
+        )
+
+
+def _has_valid_key(settings: Settings) -> bool:
+    _, is_sqlite, path = settings.ledger_location.partition("sqlite:///")
+    if is_sqlite and not Path(path).exists():  # a refused start leaves nothing behind
+        return False
+    ledger = open_ledger(settings.ledger_location)
+    try:
+        return bool(usable_keys(list_keys(ledger)))
+    finally:
+        ledger.close()
 
 
 def bind(host: str, port: int) -> socket.socket:

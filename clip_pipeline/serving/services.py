@@ -12,12 +12,18 @@ from clip_pipeline.core.store import Store
 from clip_pipeline.ledger.database import Ledger, open_ledger
 from clip_pipeline.serving.encoder_slot import LoadEncoder, encoder_loader
 from clip_pipeline.serving.engine import SearchEngine
+from clip_pipeline.serving.keys import KeyRing
 from clip_pipeline.serving.orchestrator import Orchestrator, local_orchestrator
 from clip_pipeline.serving.query_images import QueryImages
+from clip_pipeline.serving.thumbnails import Thumbnails
 from clip_pipeline.settings import Settings
 
 SEARCH_THREADS = 8
 """Searches have threads of their own: those that wait for weights to load must not keep `/health` waiting."""
+
+THUMBNAIL_THREADS = 4
+WRITE_THREADS = 4
+"""Writers of the ledger queue anyway; four may read and check paths meanwhile, each with a body of up to 64 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,10 @@ class Services:
     orchestrator: Orchestrator
     engine: SearchEngine
     search_threads: anyio.CapacityLimiter
+    keys: KeyRing
+    thumbnails: Thumbnails
+    thumbnail_threads: anyio.CapacityLimiter
+    write_threads: anyio.CapacityLimiter
 
 
 @contextmanager
@@ -41,14 +51,22 @@ def open_services(settings: Settings, *, load: LoadEncoder | None = None) -> Gen
     """
     ledger = open_ledger(settings.ledger_location)
     orchestrator = local_orchestrator(settings)
+    keys = KeyRing(ledger)
     load = load or encoder_loader(settings.home_path / "cache")
     engine = SearchEngine(settings.store, ledger, load=load, images=QueryImages(settings.image_limits))
+    thumbnails = Thumbnails(settings.store, ledger, settings.image_limits)
     try:
         engine.start()
-        yield Services(settings, settings.store, ledger, orchestrator, engine, anyio.CapacityLimiter(SEARCH_THREADS))
+        search_threads = anyio.CapacityLimiter(SEARCH_THREADS)
+        yield Services(
+            settings, settings.store, ledger, orchestrator, engine, search_threads, keys, thumbnails,
+            anyio.CapacityLimiter(THUMBNAIL_THREADS), anyio.CapacityLimiter(WRITE_THREADS),
+        )  # fmt: skip
     finally:
         engine.close()
+        thumbnails.close()
         orchestrator.close()
+        keys.close()
         ledger.close()
 
 

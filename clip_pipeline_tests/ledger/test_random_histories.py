@@ -8,9 +8,10 @@ from sqlalchemy import select
 
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.balance import balance
+from clip_pipeline.ledger.cancellation import cancel_job
 from clip_pipeline.ledger.database import Ledger, open_ledger
 from clip_pipeline.ledger.inspection_results import _manifest_rows, files_of_batch
-from clip_pipeline.ledger.jobs import open_jobs
+from clip_pipeline.ledger.jobs import job_counts, open_jobs
 from clip_pipeline.ledger.lookup import images_by_id
 from clip_pipeline.ledger.planning import batch_keys, batches_to_embed, batches_to_inspect, plan_batches
 from clip_pipeline.ledger.publishing import live_vectors, outstanding
@@ -33,7 +34,7 @@ class History:
 
     def step(self) -> None:
         action = self.random.choice([self.write, self.write, self.remove, self.plan, self.inspect, self.embed,
-                                     self.merge, self.inspect_again])  # fmt: skip
+                                     self.merge, self.inspect_again, self.cancel])  # fmt: skip
         action()
         assert balance(self.ledger).faults == {}, action.__name__
 
@@ -59,6 +60,16 @@ class History:
     def inspect(self) -> None:
         for work in batches_to_inspect(self.ledger, most=self.random.randint(1, 3)):
             inspect(self.ledger, work.key, self.folder, run_id=str(self.random.random()))
+
+    def cancel(self) -> None:
+        waiting = open_jobs(self.ledger)
+        if waiting:
+            job = self.random.choice(waiting)
+            cancel_job(self.ledger, job.job_id)
+            # What this job alone waited for is out of work, and its paths may be submitted anew.
+            counts = job_counts(self.ledger, job.job_id)
+            assert (counts.pending, counts.canceled_at is not None) == (0, True)
+            assert counts.failed <= counts.processed <= counts.total
 
     def inspect_again(self) -> None:
         sealed = [key for key in batch_keys(self.ledger) if files_of_batch(self.ledger, key)]

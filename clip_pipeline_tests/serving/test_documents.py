@@ -23,7 +23,7 @@ def orchestrator(world):
 def test_an_empty_home_has_zeros_and_nulls(world, orchestrator):
     assert stats_document(world.ledger, world.store) == {
         "model_name": None, "embedding_dim": None, "total_images": 0, "num_failed": 0, "last_updated": None,
-        "index_size_mb": 0.0, "index_release": None,
+        "index_size_mb": 0.0, "index_release": None, "fingerprint": None,
     }  # fmt: skip
     assert overall_status_document(world.ledger, world.store, orchestrator) == {
         "total_indexed_images": 0, "active_jobs": 0, "active_job_details": [], "recent_jobs": [],
@@ -47,7 +47,7 @@ def test_stats_count_images_failures_and_bytes(world):
     assert document == {
         "model_name": "hash-64", "embedding_dim": 64, "total_images": 2, "num_failed": 1,
         "last_updated": "2025-01-02T03:04:05Z", "index_size_mb": pytest.approx(size_mb, abs=0.001),
-        "index_release": "0000001",
+        "index_release": "0000001", "fingerprint": world.spec.fingerprint,
     }  # fmt: skip
     assert size_mb > 0.001
 

@@ -174,7 +174,7 @@ def test_a_vector_that_is_none_is_refused(coloured, vector):
         {"text": ""},
         {"text": None},
         {"text": "a", "k": 0},
-        {"text": "a", "filter": {}},
+        {"text": "a", "filter": {"colour": "red"}},
         {"image_path": "/a\0b"},
         [],
         "text",

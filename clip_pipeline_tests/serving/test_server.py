@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from clip_pipeline.core.errors import ConfigurationError, StoreError
-from clip_pipeline.serving.server import bind, check_loopback, serve
+from clip_pipeline.ledger.api_keys import Scope, create_key, revoke_key
+from clip_pipeline.serving.server import bind, check_reach, serve
 from clip_pipeline_tests.serving.world import World, settings_of
 
 SERVE = """
@@ -78,15 +80,25 @@ def test_a_signal_lets_requests_under_way_end_and_the_process_with_status_zero(p
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
-def test_loopback_addresses_are_served(host):
-    check_loopback(host)
+def test_loopback_addresses_are_served(tmp_path, host):
+    check_reach(settings_of(tmp_path, host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org", ""])
 def test_any_other_address_is_refused_while_there_are_no_keys(tmp_path, host):
-    with pytest.raises(ConfigurationError, match=r"asks for no key: set CLIP_PIPELINE_HOST=127.0.0.1"):
+    with pytest.raises(ConfigurationError, match=r"keys create NAME`, or set CLIP_PIPELINE_HOST=127.0.0.1"):
         serve(settings_of(tmp_path, host=host))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_address_is_served_while_a_key_is_valid(world):
+    settings = settings_of(world.settings.home_path, host="0.0.0.0")
+    key = create_key(world.ledger, "a", scope=Scope.READ, expires_at=None).key
+    create_key(world.ledger, "b", scope=Scope.ADMIN, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+    check_reach(settings)
+    revoke_key(world.ledger, key.key_id)
+    with pytest.raises(ConfigurationError, match="no key is valid"):
+        check_reach(settings)
 
 
 def test_a_port_in_use_is_named_with_the_setting():

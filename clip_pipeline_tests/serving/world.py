@@ -98,7 +98,8 @@ def shades(n):
 def serving(world, *, load=None):
     """An HTTP client of the real application on a free port."""
     app = create_app(world.settings, load=load or world.load)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="websockets-sansio"))
+    app.state.is_stopping = lambda: server.should_exit
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -144,11 +145,27 @@ class StandInDagster:
                 for name, age in self.daemons.items()
             ]
             return {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}
+        if "runIds" in request["variables"]:
+            return {"terminateRuns": self._terminate(request["variables"]["runIds"])}
         found = {}
         for name, wanted in request["variables"].items():
             job_id = wanted["tags"][0]["key"].removeprefix("clip/job/")
-            found[name] = {"__typename": "Runs", "results": self.runs.get(job_id, [])}
+            statuses = wanted.get("statuses")
+            runs = [run for run in self.runs.get(job_id, []) if statuses is None or run["status"] in statuses]
+            found[name] = {"__typename": "Runs", "results": runs}
         return found
+
+    def _terminate(self, run_ids):
+        """Queued and started runs end; any other is a failure to terminate, as in Dagster."""
+        results = []
+        for run_id in run_ids:
+            runs = [run for of_job in self.runs.values() for run in of_job if run["runId"] == run_id]
+            live = [run for run in runs if run["status"] in {"QUEUED", "STARTED"}]
+            for run in live:
+                run["status"] = "CANCELED"
+            kind = "TerminateRunSuccess" if live else "TerminateRunFailure"
+            results.append({"__typename": kind, "run": {"runId": run_id}})
+        return {"__typename": "TerminateRunsResult", "terminateRunResults": results}
 
     def _handler(self):
         stand_in = self

@@ -33,7 +33,10 @@ def waiting_for_dagster(plan: StackPlan) -> list[str]:
 
 
 def waiting_for_service(plan: StackPlan) -> list[str]:
-    """What the HTTP service still lacks. That Dagster's daemons gave no sign of life yet does not count."""
+    """What the HTTP service still lacks. That Dagster's daemons gave no sign of life yet does not count.
+
+    401 is an answer too: bound to an outside address, the service takes this question for one from outside.
+    """
     try:
         with local_client() as client:
             response = client.get(f"{service_address(plan)}/health")
@@ -41,7 +44,7 @@ def waiting_for_service(plan: StackPlan) -> list[str]:
     except (httpx.HTTPError, ValueError):
         return ["api"]
     failing = [part for part in document.get("failing", []) if part != "orchestrator"]
-    return [f"api ({', '.join(failing)})"] if failing or response.status_code not in (200, 503) else []
+    return [f"api ({', '.join(failing)})"] if failing or response.status_code not in (200, 401, 503) else []
 
 
 def service_address(plan: StackPlan) -> str:

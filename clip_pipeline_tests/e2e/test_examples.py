@@ -1,0 +1,43 @@
+"""Every script under docs/examples, as a reader would run it, against a real stack."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clip_pipeline_tests.e2e.stack import Stack
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def run(*command: str | Path) -> str:
+    path = os.pathsep.join([str(EXAMPLES.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_examples_do_what_they_say(stack: Stack, photos: dict[str, Path], tmp_path: Path):
+    for name, chosen in (("first", "cat"), ("second", "rocket_launch")):
+        (tmp_path / name).mkdir()
+        shutil.copy(photos[chosen], tmp_path / name / f"{chosen}.jpg")
+    stack.extra = {"CLIP_PIPELINE_ROOTS": str(tmp_path)}
+    stack.start()
+    stack.wait_ready()
+
+    told = run(sys.executable, EXAMPLES / "submit_and_search.py", tmp_path / "first", "a cat", stack.url)
+    assert "completed: 100.0 %" in told
+    assert told.splitlines()[-1].endswith("cat.jpg")
+    job_id = told.split()[0]
+
+    told = run(EXAMPLES / "submit_and_search.sh", tmp_path / "second", "a rocket launch", stack.url)
+    assert '"path": "' + str(tmp_path / "second" / "rocket_launch.jpg") in told
+
+    dagster = stack.graphql_url.removesuffix("/graphql")
+    told = run(sys.executable, EXAMPLES / "graphql_backfill.py", job_id, "b0000001", dagster)
+    assert told.splitlines()[-1] == "embed_images SUCCESS"

@@ -1,0 +1,1 @@
+"""Mirror of clip_pipeline.serving.push."""

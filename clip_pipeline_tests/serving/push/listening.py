@@ -1,0 +1,68 @@
+"""Clients of the push routes as tests use them: parsed events, parsed messages, how a connection was closed."""
+
+import contextlib
+import json
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+PATIENCE_S = 20
+
+SERVE = """
+from clip_pipeline.serving.server import serve
+from clip_pipeline.settings import Settings
+from clip_pipeline_tests.fakes import HashEncoder
+
+serve(Settings(), load=lambda spec: HashEncoder())
+"""
+
+
+def port_of(process):
+    """Where the child listens, once it has said so in its log."""
+    for line in process.stderr:
+        if port := json.loads(line).get("port"):
+            return port
+    raise AssertionError("the service ended before it served")
+
+
+def frames(response):
+    """The frames of an event stream as dictionaries; comments under the name `comment`."""
+    frame = {}
+    for line in response.iter_lines():
+        if not line:
+            yield frame
+            frame = {}
+            continue
+        name, _, value = line.partition(":")
+        frame[name or "comment"] = value.strip()
+
+
+def job_events(response):
+    """(id, document) of each job event."""
+    for frame in frames(response):
+        if frame.get("event") == "job":
+            yield frame["id"], json.loads(frame["data"])
+
+
+@contextlib.contextmanager
+def event_stream(client, *, last=None):
+    """An open stream of `GET /events`."""
+    headers = {} if last is None else {"Last-Event-ID": last}
+    with client.stream("GET", "/events", headers=headers, timeout=PATIENCE_S) as response:
+        assert response.status_code == 200
+        yield response
+
+
+@contextlib.contextmanager
+def job_socket(client, job_id):
+    """An open WebSocket on one job."""
+    url = str(client.base_url).replace("http", "ws", 1).rstrip("/")
+    with connect(f"{url}/ws/jobs/{job_id}", open_timeout=PATIENCE_S, proxy=None) as socket:
+        yield socket
+
+
+def messages(socket):
+    """Every document until the connection is closed."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            yield json.loads(socket.recv(timeout=PATIENCE_S))

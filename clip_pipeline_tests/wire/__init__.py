@@ -1,0 +1,1 @@
+"""Tests of clip_pipeline.wire."""

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from clip_pipeline.core.reasons import Reason
 from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.jobs import processed_in_runs
 from clip_pipeline.ledger.schema import batches, files, images
 from clip_pipeline.ledger.states import PENDING_FILES, VECTOR_IMAGES, FileState
 
@@ -57,7 +58,7 @@ def folder_progress(ledger: Ledger, folder: str) -> FolderProgress:
     with ledger.read() as connection:
         counted = connection.execute(select(files.c.state, func.count()).where(below).group_by(files.c.state))
         found = dict(counted.tuples().all())
-        in_runs = _processed_in_runs(connection, below)
+        in_runs = processed_in_runs(connection, below)
         given_up, error = _given_up(connection, below)
     states = {state: int(found.get(state, 0)) for state in FileState if state is not FileState.DELETED}
     return FolderProgress(states, in_runs, given_up, error)
@@ -111,22 +112,6 @@ def _below(folder: str) -> ColumnElement[bool]:
     prefix = folder.rstrip("/") + "/"
     # The first text after every text with this prefix: "0" follows "/" in ASCII.
     return (files.c.path > prefix) & (files.c.path < prefix[:-1] + "0") & (files.c.state != FileState.DELETED)
-
-
-def _processed_in_runs(connection: Connection, below: ColumnElement[bool]) -> int:
-    """Of batches that are being embedded, the images behind the run, in proportion to the folder's share."""
-    waiting = (
-        select(files.c.batch, func.count().label("mine"))
-        .where(below, files.c.state == FileState.MANIFESTED)
-        .group_by(files.c.batch)
-        .subquery()
-    )
-    rows = connection.execute(
-        select(waiting.c.mine, batches.c.processed, batches.c.images)
-        .join(batches, batches.c.number == waiting.c.batch)
-        .where(batches.c.images > 0, batches.c.embedded_manifest.is_(None))
-    )
-    return sum(mine * min(processed, total) // total for mine, processed, total in rows.tuples())
 
 
 def _given_up(connection: Connection, below: ColumnElement[bool]) -> tuple[int, str | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from clip_pipeline.core.errors import NotFoundError
 from clip_pipeline.ledger.database import Ledger
@@ -151,11 +151,15 @@ def _states_of(connection: Connection, job_id: str) -> dict[str, int]:
 
 
 def _processed_in_runs(connection: Connection, job_id: str) -> int:
-    """Images that a run has behind it in batches not yet recorded as embedded, in proportion to the job's share."""
+    of_job = select(job_files.c.file_id).where(job_files.c.job_id == job_id)
+    return processed_in_runs(connection, files.c.file_id.in_(of_job))
+
+
+def processed_in_runs(connection: Connection, chosen: ColumnElement[bool]) -> int:
+    """Of the chosen files in batches not yet recorded as embedded, those a run has behind it, by share of the batch."""
     waiting = (
         select(files.c.batch, func.count().label("mine"))
-        .join(job_files, job_files.c.file_id == files.c.file_id)
-        .where(job_files.c.job_id == job_id, files.c.state == FileState.MANIFESTED)
+        .where(chosen, files.c.state == FileState.MANIFESTED)
         .group_by(files.c.batch)
         .subquery()
     )

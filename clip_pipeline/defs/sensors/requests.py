@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
+from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs.attempts import Verdict, decide
 from clip_pipeline.defs.work import Work, failure_message, past_runs, request_run
+from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.jobs import give_up_batch
 
 MAX_REQUESTS_PER_TICK = 40
 """SQLite takes 1.5 to 3.3 run submissions a second, and a tick may last 60 s."""
@@ -40,6 +43,17 @@ def request_work(
         elif decision.verdict is Verdict.GIVEN_UP and decision.failed_run_id is not None:
             give_up(work, failure_message(instance, decision.failed_run_id))
     return requests
+
+
+def request_batches(
+    instance: dg.DagsterInstance, ledger: Ledger, waiting: Sequence[Work], *, noun: str
+) -> dg.SensorResult:
+    """The tick's result for work on single batches; a batch that is given up keeps the reason in the ledger."""
+
+    def give_up(work: Work, why: str) -> None:
+        give_up_batch(ledger, BatchKey.parse(str(work.partition_key)).number, error=why)
+
+    return as_sensor_result(request_work(instance, waiting, give_up=give_up), noun=noun)
 
 
 def as_sensor_result(requests: Requests, *, noun: str) -> dg.SensorResult:

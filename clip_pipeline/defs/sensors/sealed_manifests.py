@@ -2,12 +2,10 @@
 
 import dagster as dg
 
-from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs.jobs import EMBED_JOB
 from clip_pipeline.defs.resources import PipelineResource
-from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, as_sensor_result, request_work
+from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, request_batches
 from clip_pipeline.defs.work import Work
-from clip_pipeline.ledger.jobs import give_up_batch
 from clip_pipeline.ledger.planning import BatchWork, batches_to_embed
 
 
@@ -21,12 +19,7 @@ def sealed_manifests(context: dg.SensorEvaluationContext, pipeline: PipelineReso
     """Request what embeddings are missing."""
     ledger = pipeline.ledger()
     waiting = [embedding_of(batch) for batch in batches_to_embed(ledger, most=MAX_REQUESTS_PER_TICK)]
-    requests = request_work(
-        context.instance,
-        waiting,
-        give_up=lambda work, why: give_up_batch(ledger, BatchKey.parse(str(work.partition_key)).number, error=why),
-    )
-    return as_sensor_result(requests, noun="batches to embed")
+    return request_batches(context.instance, ledger, waiting, noun="batches to embed")
 
 
 def embedding_of(batch: BatchWork) -> Work:

@@ -6,9 +6,8 @@ from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs.jobs import INSPECT_JOB
 from clip_pipeline.defs.partitions import image_batches
 from clip_pipeline.defs.resources import PipelineResource
-from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, as_sensor_result, request_work
+from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, request_batches
 from clip_pipeline.defs.work import Work
-from clip_pipeline.ledger.jobs import give_up_batch
 from clip_pipeline.ledger.planning import BatchWork, batch_keys, batches_to_inspect, plan_batches
 
 ADD_PARTITIONS_AT_ONCE = 1_000
@@ -26,12 +25,7 @@ def submissions(context: dg.SensorEvaluationContext, pipeline: PipelineResource)
     plan_batches(ledger, batch_size=settings.batch_size, most=MAX_REQUESTS_PER_TICK)
     add_partitions(context.instance, batch_keys(ledger))
     waiting = [inspection_of(batch) for batch in batches_to_inspect(ledger, most=MAX_REQUESTS_PER_TICK)]
-    requests = request_work(
-        context.instance,
-        waiting,
-        give_up=lambda work, why: give_up_batch(ledger, BatchKey.parse(str(work.partition_key)).number, error=why),
-    )
-    return as_sensor_result(requests, noun="batches to inspect")
+    return request_batches(context.instance, ledger, waiting, noun="batches to inspect")
 
 
 def inspection_of(batch: BatchWork) -> Work:

@@ -4,7 +4,8 @@ ClipPipelineError                 exit code 1
 ├── ConfigurationError            3   a setting is missing or contradicts another
 │   └── PathRefusedError          4   a path lies outside the configured roots
 ├── StoreError                    5   a file of the store is missing or cannot be read
-│   └── IntegrityError            6   a file of the store differs from its recorded digest
+│   ├── IntegrityError            6   a file of the store differs from its recorded digest
+│   └── LedgerBusyError           5   another process holds the ledger for too long
 ├── EncoderUnavailableError       7   the encoder's weights cannot be found or do not match their digest
 ├── FingerprintMismatchError      8   vectors of different encoders would be compared
 ├── NotFoundError                 9   no job, image or release has that name
@@ -46,6 +47,10 @@ class IntegrityError(StoreError):
     """A file of the store is not the one that its seal or release recorded."""
 
     exit_code = 6
+
+
+class LedgerBusyError(StoreError):
+    """Another writer holds the ledger's lock for longer than writers wait; nothing was written."""
 
 
 class EncoderUnavailableError(ClipPipelineError):

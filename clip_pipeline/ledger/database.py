@@ -1,5 +1,6 @@
 """Opening the ledger: one engine for each process, migrated, and the two kinds of transaction."""
 
+import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, m
 from sqlalchemy import text as sql_text
 from sqlalchemy.exc import OperationalError
 
-from clip_pipeline.core.errors import StoreError
+from clip_pipeline.core.errors import LedgerBusyError, StoreError
 
 BUSY_TIMEOUT_S = 60
+CACHE_KIB = 64 * 1024
+LARGE_CACHE_KIB = 256 * 1024
+"""For a process that registers 100,000 paths: what they change, spread over a million files, is 140 MB of pages.
+Measured: 0.8 s where they fit into the cache of SQLite, 2.3 s where they do not."""
 _WRITE = "clip_write"
 _WRITER_LOCK = 0x636C6970  # the ASCII of "clip"; one writer at a time, as SQLite has it by nature
 
@@ -30,8 +35,12 @@ class Ledger:
 
     @contextmanager
     def read(self) -> Generator[Connection, None, None]:
-        """A transaction that sees one state of the ledger and changes nothing."""
-        with self.engine.connect() as connection, connection.begin():
+        """A transaction that sees one state of the ledger and changes nothing.
+
+        Raises:
+            LedgerBusyError, StoreError: as for `write`.
+        """
+        with _translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -40,8 +49,12 @@ class Ledger:
 
         Taking the write lock at its start (BEGIN IMMEDIATE, an advisory lock on PostgreSQL) is what keeps two
         submissions of the same path from both finding it new.
+
+        Raises:
+            LedgerBusyError: SQLite's lock was held by others for `BUSY_TIMEOUT_S`; nothing is written.
+            StoreError: the database cannot be reached, or not be written.
         """
-        with self.engine.connect() as plain:
+        with _translated(), self.engine.connect() as plain:
             connection = plain.execution_options(**{_WRITE: True})
             with connection.begin():
                 if connection.dialect.name == "postgresql":
@@ -53,8 +66,8 @@ class Ledger:
         self.engine.dispose()
 
 
-def open_ledger(url: str) -> Ledger:
-    """The ledger at `url`, created or migrated to the newest schema first.
+def open_ledger(url: str, *, cache_kib: int = CACHE_KIB) -> Ledger:
+    """The ledger at `url`, created or migrated to the newest schema first. cache_kib: the most that SQLite caches.
 
     Raises:
         StoreError: the database cannot be opened.
@@ -62,14 +75,13 @@ def open_ledger(url: str) -> Ledger:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = _sqlite_engine(url) if parsed.get_backend_name() == "sqlite" else create_engine(url, pool_pre_ping=True)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    engine = _sqlite_engine(url, cache_kib) if is_sqlite else create_engine(url, pool_pre_ping=True)
     try:
-        _migrate(engine)
-    except OperationalError as error:
-        raise StoreError(
-            f"cannot open the ledger {parsed.render_as_string()}: {error.orig}; check CLIP_PIPELINE_LEDGER_URL, that "
-            "the folder is writable and the disk not full"
-        ) from error
+        with _translated():
+            _migrate(engine)
+    except StoreError as error:
+        raise type(error)(f"cannot open the ledger {parsed.render_as_string()}: {error}") from error
     return Ledger(engine)
 
 
@@ -89,8 +101,28 @@ def iso_utc(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+@contextmanager
+def _translated() -> Generator[None, None, None]:
+    """What the driver says of a lock, a disk or a connection, as an error of this project."""
+    try:
+        yield
+    except OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # its low byte: the rest says which kind of busy
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LedgerBusyError(
+                f"the ledger is in use by another writer ({error.orig}), nothing was written; try again. If it stays "
+                "so, look for a process that holds its file open"
+            ) from error
+        raise StoreError(
+            f"the database cannot be read or written: {error.orig}; check CLIP_PIPELINE_LEDGER_URL, that the folder is "
+            "writable and the disk not full"
+        ) from error
+
+
+def _sqlite_engine(url: str, cache_kib: int) -> Engine:
+    # A `?timeout=` of the URL, in seconds, is the driver's to read.
+    timeout_s = {} if "timeout" in make_url(url).query else {"timeout": BUSY_TIMEOUT_S}
+    engine = create_engine(url, connect_args={"check_same_thread": False} | timeout_s)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -98,7 +130,7 @@ def _sqlite_engine(url: str) -> Engine:
         connection.isolation_level = None
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute(f"PRAGMA cache_size=-{cache_kib}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

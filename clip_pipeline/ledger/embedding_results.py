@@ -1,13 +1,13 @@
 """Recording what the embedding of a batch gave: vectors sealed, images quarantined, progress on the way."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.reasons import Reason
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger, utc_now
-from clip_pipeline.ledger.removal import CHUNK_IDS
 from clip_pipeline.ledger.schema import batches, files, images
 from clip_pipeline.ledger.settling import settle_jobs
 from clip_pipeline.ledger.states import FileState, ImageState
@@ -52,7 +52,7 @@ def record_embeddings(
 
 def _mark_embedded(connection: Connection, batch: BatchKey, image_ids: Sequence[int]) -> None:
     now = utc_now()
-    for chunk in _chunks(image_ids):
+    for chunk in chunks(image_ids):
         waiting = (
             select(images.c.image_id)
             .where(images.c.image_id.in_(chunk), images.c.batch == batch.number)
@@ -120,7 +120,7 @@ def _of_batch(
 ) -> list[dict[str, object]]:
     """The failures of images that this batch still holds and that nobody deleted, as parameters."""
     held: set[int] = set()
-    for chunk in _chunks([image_id for image_id, _ in failures]):
+    for chunk in chunks([image_id for image_id, _ in failures]):
         rows = connection.execute(
             select(images.c.image_id)
             .where(images.c.image_id.in_(chunk), images.c.batch == batch.number)
@@ -128,7 +128,3 @@ def _of_batch(
         )
         held |= set(rows.scalars())
     return [{"one": image_id, "why": str(reason)} for image_id, reason in failures if image_id in held]
-
-
-def _chunks(items: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (items[start : start + CHUNK_IDS] for start in range(0, len(items), CHUNK_IDS))

@@ -12,8 +12,9 @@ from clip_pipeline.core.inspection import Inspected
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.manifest import ManifestRow
 from clip_pipeline.core.reasons import Reason
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger, inserted_id, utc_now
-from clip_pipeline.ledger.removal import CHUNK_IDS, detach_images
+from clip_pipeline.ledger.removal import detach_images
 from clip_pipeline.ledger.schema import batches, files, images, jobs
 from clip_pipeline.ledger.settling import settle_jobs
 from clip_pipeline.ledger.states import LIVE_IMAGES, STANDING_FILES, FileState, ImageState
@@ -177,11 +178,11 @@ def _create_image(connection: Connection, batch: BatchKey, seen: Inspected) -> _
 
 def _known_images(connection: Connection, digests: Sequence[str]) -> dict[str, _KnownImage]:
     known: dict[str, _KnownImage] = {}
-    for start in range(0, len(digests), CHUNK_IDS):
+    for chunk in chunks(digests):
         rows = connection.execute(
             select(images.c.sha256, images.c.image_id, images.c.state, images.c.in_release, files.c.file_id)
             .outerjoin(files, (files.c.image_id == images.c.image_id) & files.c.state.in_(STANDING_FILES))
-            .where(images.c.sha256.in_(digests[start : start + CHUNK_IDS]))
+            .where(images.c.sha256.in_(chunk))
         )
         known |= {sha256: _KnownImage(*rest) for sha256, *rest in rows.tuples()}
     return known
@@ -190,7 +191,7 @@ def _known_images(connection: Connection, digests: Sequence[str]) -> dict[str, _
 def _detach_changed(connection: Connection, found: Mapping[int, Inspected]) -> None:
     """Files that stood for another content when this batch was inspected before."""
     linked: dict[int, str] = {}
-    for chunk in _chunks(list(found)):
+    for chunk in chunks(list(found)):
         rows = connection.execute(
             select(files.c.file_id, images.c.sha256)
             .join(images, images.c.image_id == files.c.image_id)
@@ -201,7 +202,7 @@ def _detach_changed(connection: Connection, found: Mapping[int, Inspected]) -> N
 
 
 def _detach(connection: Connection, file_ids: Sequence[int]) -> None:
-    for chunk in _chunks(file_ids):
+    for chunk in chunks(file_ids):
         detach_images(connection, select(files.c.file_id).where(files.c.file_id.in_(chunk)))
 
 
@@ -219,7 +220,3 @@ def _manifest_rows(connection: Connection, batch: BatchKey) -> list[ManifestRow]
 def _summarise(connection: Connection, batch: BatchKey, *, images: int) -> BatchSummary:
     states = list(connection.execute(select(files.c.state).where(files.c.batch == batch.number)).scalars())
     return BatchSummary(images, states.count(FileState.DUPLICATE), states.count(FileState.FAILED))
-
-
-def _chunks(items: Sequence[int]) -> list[Sequence[int]]:
-    return [items[start : start + CHUNK_IDS] for start in range(0, len(items), CHUNK_IDS)]

@@ -1,11 +1,13 @@
 """What the ledger knows of a job: its counts. Its lifecycle is Dagster's to tell; `job_status` puts both together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from clip_pipeline.core.errors import NotFoundError
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.schema import batches, files, images, job_files, jobs
 from clip_pipeline.ledger.states import PENDING_FILES, FileState
@@ -48,8 +50,21 @@ class JobCounts:
         return round(100 * self.processed / self.total, 1) if self.total else 100.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What an open job has before it. waiting: the pending images not processed yet, those in runs left out."""
+
+    pending: int
+    waiting: int
+    failed: int
+    error: str | None
+
+
+_NO_WORK = _Work(0, 0, 0, None)
+
+
 def job_counts(ledger: Ledger, job_id: str) -> JobCounts:
-    """Where one job stands.
+    """Where one job stands. The files are counted only while it is open; measured: 10 ms for 100,000 of its own.
 
     Raises:
         NotFoundError: no job has this id.
@@ -58,22 +73,15 @@ def job_counts(ledger: Ledger, job_id: str) -> JobCounts:
         row = connection.execute(select(jobs).where(jobs.c.job_id == job_id)).mappings().first()
         if row is None:
             raise unknown_job(job_id)
-        by_state = _states_of(connection, job_id)
-        running = _processed_in_runs(connection, job_id)
-        error = _error_of(connection, job_id)
-    pending = sum(by_state.get(state, 0) for state in PENDING_FILES)
-    total, failed = int(row["total_images"]), by_state.get(FileState.FAILED, 0)
-    # Embedded counts as processed; so do the images that a run of one of the job's batches has behind it.
-    waiting = by_state.get(FileState.REGISTERED, 0) + by_state.get(FileState.MANIFESTED, 0)
-    processed = total - max(0, waiting - running)
-    if row["completed_at"] is not None:
-        pending, processed, failed, error = 0, total, int(row["failed_images"] or 0), None
-    elif row["canceled_at"] is not None:  # what it still waited for was taken from it, see `cancellation`
-        pending, processed, failed, error = 0, sum(by_state.values()), int(row["failed_images"] or 0), None
+        is_open = row["completed_at"] is None and row["canceled_at"] is None
+        work = _open_work(connection, job_id, total=row["total_images"]) if is_open else _NO_WORK
+        done = _members(connection, job_id) if row["canceled_at"] is not None else row["total_images"] - work.waiting
+    # Frozen when it closed: a file that fails or changes later belongs to the history of another job.
+    failed = work.failed if row["failed_images"] is None else row["failed_images"]
     return JobCounts(
         job_id, row["source"], row["priority"], row["created_at"], row["started_at"], row["completed_at"],
-        row["canceled_at"], row["images_count"], row["new_images_count"], row["already_indexed_count"], total,
-        processed, failed, pending, error,
+        row["canceled_at"], row["images_count"], row["new_images_count"], row["already_indexed_count"],
+        row["total_images"], done, failed, work.pending, work.error,
     )  # fmt: skip
 
 
@@ -88,30 +96,41 @@ def failed_paths_of_job(ledger: Ledger, job_id: str) -> tuple[int, list[str]]:
     Raises:
         NotFoundError: no job has this id.
     """
-    failed = (
-        select(files.c.path)
-        .join(job_files, job_files.c.file_id == files.c.file_id)
-        .where(job_files.c.job_id == job_id, files.c.state == FileState.FAILED)
-        .order_by(files.c.path)
-    )
     with ledger.read() as connection:
         priority = connection.execute(select(jobs.c.priority).where(jobs.c.job_id == job_id)).scalar()
         if priority is None:
             raise unknown_job(job_id)
-        return priority, list(connection.execute(failed).scalars())
+        failed = of_job(connection, job_id, files.c.path).where(files.c.state == FileState.FAILED)
+        return priority, list(connection.execute(failed.order_by(files.c.path)).scalars())
 
 
 def failed_of_job(ledger: Ledger, job_id: str, *, most: int = FAILED_SHOWN) -> list[FailedFile]:
     """The first failed files of one job, by path."""
     with ledger.read() as connection:
-        rows = connection.execute(
-            select(files.c.path, files.c.reason)
-            .join(job_files, job_files.c.file_id == files.c.file_id)
-            .where(job_files.c.job_id == job_id, files.c.state == FileState.FAILED)
-            .order_by(files.c.path)
-            .limit(most)
-        )
+        failed = of_job(connection, job_id, files.c.path, files.c.reason).where(files.c.state == FileState.FAILED)
+        rows = connection.execute(failed.order_by(files.c.path).limit(most))
         return [FailedFile(*row) for row in rows.tuples()]
+
+
+def of_job(connection: Connection, job_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
+    """A query for these columns of the files of one job.
+
+    Nearly always the job was the last to register each of its files, and an index of `files` finds them. Where it
+    waits for files of another job, or one has registered some of its files since, every file is looked up: 30 ms for
+    100,000. Which of the two holds is seen from the number of its own files: they are all among its files.
+    """
+    own = _own(job_id, func.count()).scalar_subquery()
+    alone = select(own == jobs.c.total_images).where(jobs.c.job_id == job_id, jobs.c.canceled_at.is_(None))
+    return _own(job_id, *columns) if connection.execute(alone).scalar() else _listed(job_id, *columns)
+
+
+def _own(job_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
+    return select(*columns).select_from(files).where(files.c.job_id == job_id)
+
+
+def _listed(job_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
+    members = job_files.join(files, files.c.file_id == job_files.c.file_id)
+    return select(*columns).select_from(members).where(job_files.c.job_id == job_id)
 
 
 def recent_jobs(ledger: Ledger, *, most: int = 20) -> list[JobCounts]:
@@ -140,19 +159,38 @@ def _ids(connection: Connection, query: Select[tuple[str]]) -> Sequence[str]:
     return list(connection.execute(query).scalars())
 
 
-def _states_of(connection: Connection, job_id: str) -> dict[str, int]:
-    rows = connection.execute(
-        select(files.c.state, func.count())
-        .join(job_files, job_files.c.file_id == files.c.file_id)
-        .where(job_files.c.job_id == job_id)
-        .group_by(files.c.state)
-    )
-    return dict(rows.tuples().all())
+def _open_work(connection: Connection, job_id: str, *, total: int) -> _Work:
+    count = _count_by_batch(connection, _own, job_id)
+    if sum(count.values()) != total:  # as in `of_job`, with the counting done at once
+        count = _count_by_batch(connection, _listed, job_id)
+    pending = {key: number for key, number in count.items() if key[0] in PENDING_FILES}
+    in_runs, error = 0, None
+    for chunk in chunks(sorted({batch for _, batch in pending if batch is not None})):
+        for batch in connection.execute(select(batches).where(batches.c.number.in_(chunk)).order_by(batches.c.number)):
+            error = error or batch.error
+            if batch.images and batch.embedded_manifest is None:
+                # What a run has behind it is known by the batch only: the job has its share of that.
+                mine = pending.get((FileState.MANIFESTED, batch.number), 0)
+                in_runs += mine * min(batch.processed, batch.images) // batch.images
+    # Embedded counts as processed, and so does what runs have behind them.
+    waiting = sum(number for (state, _), number in pending.items() if state != FileState.EMBEDDED) - in_runs
+    failed = sum(number for (state, _), number in count.items() if state == FileState.FAILED)
+    return _Work(sum(pending.values()), max(0, waiting), failed, error)
 
 
-def _processed_in_runs(connection: Connection, job_id: str) -> int:
-    of_job = select(job_files.c.file_id).where(job_files.c.job_id == job_id)
-    return processed_in_runs(connection, files.c.file_id.in_(of_job))
+def _count_by_batch(
+    connection: Connection, find: Callable[..., Select[Any]], job_id: str
+) -> dict[tuple[str, int | None], int]:
+    by = (files.c.state, files.c.batch)
+    rows = connection.execute(find(job_id, *by, func.count()).group_by(*by))
+    return {(state, batch): number for state, batch, number in rows.tuples()}
+
+
+def _members(connection: Connection, job_id: str) -> int:
+    """The files that a job still has; one that is canceled has let go of those that were not finished."""
+    return connection.execute(
+        select(func.count()).select_from(job_files).where(job_files.c.job_id == job_id)
+    ).scalar_one()
 
 
 def processed_in_runs(connection: Connection, chosen: ColumnElement[bool]) -> int:
@@ -169,17 +207,6 @@ def processed_in_runs(connection: Connection, chosen: ColumnElement[bool]) -> in
         .where(batches.c.images > 0, batches.c.embedded_manifest.is_(None))
     )
     return sum(mine * min(processed, total) // total for mine, processed, total in rows.tuples())
-
-
-def _error_of(connection: Connection, job_id: str) -> str | None:
-    query = (
-        select(batches.c.error)
-        .join(files, files.c.batch == batches.c.number)
-        .join(job_files, job_files.c.file_id == files.c.file_id)
-        .where(job_files.c.job_id == job_id, files.c.state.in_(PENDING_FILES), batches.c.error.is_not(None))
-        .limit(1)
-    )
-    return connection.execute(query).scalar()
 
 
 def give_up_batch(ledger: Ledger, number: int, *, error: str | None) -> None:

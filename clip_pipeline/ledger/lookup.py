@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from clip_pipeline.core.reasons import Reason
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import FailedFile
-from clip_pipeline.ledger.removal import CHUNK_IDS
 from clip_pipeline.ledger.schema import files, images
-from clip_pipeline.ledger.states import STANDING_FILES, FileState
+from clip_pipeline.ledger.states import STANDING_FILES, FileState, ImageState
 
 FETCH_ROWS = 10_000
 
@@ -43,8 +43,7 @@ def images_by_id(ledger: Ledger, image_ids: Sequence[int]) -> dict[int, ImageHit
     """The live images among these ids. One that was deleted or changed since its release is left out."""
     found: dict[int, ImageHit] = {}
     with ledger.read() as connection:
-        for start in range(0, len(image_ids), CHUNK_IDS):
-            chunk = image_ids[start : start + CHUNK_IDS]
+        for chunk in chunks(image_ids):
             copies: dict[int, list[str]] = {}
             duplicate = files.c.image_id.in_(chunk) & (files.c.state == FileState.DUPLICATE)
             query = select(files.c.image_id, files.c.path).where(duplicate).order_by(files.c.path)
@@ -59,6 +58,21 @@ def images_by_id(ledger: Ledger, image_ids: Sequence[int]) -> dict[int, ImageHit
             for image_id, sha256, path, *rest in rows.tuples():
                 found[image_id] = ImageHit(image_id, sha256, path, tuple(copies.get(image_id, ())), *rest)
     return found
+
+
+def newest_images(ledger: Ledger, *, most: int) -> list[ImageHit]:
+    """The searchable images that were registered last, newest first."""
+    with ledger.read() as connection:
+        # Ids are given in order, and the index on these two columns ends in them: no more rows are read than asked for.
+        newest = (
+            select(images.c.image_id)
+            .where(images.c.state == ImageState.INDEXED, images.c.in_release.is_(True))
+            .order_by(images.c.image_id.desc())
+            .limit(most)
+        )
+        image_ids = list(connection.execute(newest).scalars())
+    found = images_by_id(ledger, image_ids)
+    return [found[image_id] for image_id in image_ids if image_id in found]
 
 
 def image_id_of_path(ledger: Ledger, path: str) -> int | None:

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Select, func, select, update
 
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import utc_now
 from clip_pipeline.ledger.schema import files, images
 from clip_pipeline.ledger.states import LIVE_IMAGES, STANDING_FILES, FileState, ImageState
 
-CHUNK_IDS = 900
-"""Under SQLite's old limit of 999 bound values, and measured the fastest size there."""
-
 
 def delete_files(connection: Connection, file_ids: Sequence[int]) -> None:
     """Mark files as deleted and let go of their images. A file already deleted stays as it is."""
-    for start in range(0, len(file_ids), CHUNK_IDS):
-        chosen = select(files.c.file_id).where(files.c.file_id.in_(file_ids[start : start + CHUNK_IDS]))
+    for chunk in chunks(file_ids):
+        chosen = select(files.c.file_id).where(files.c.file_id.in_(chunk))
         detach_images(connection, chosen)
         connection.execute(
             update(files)
@@ -46,8 +44,7 @@ def detach_images(connection: Connection, file_ids: Select[tuple[int]]) -> None:
 def promote_duplicates(connection: Connection, image_ids: Sequence[int]) -> None:
     """Give each image that lost its standing file the oldest of its duplicates; delete those that have none."""
     now = utc_now()
-    for start in range(0, len(image_ids), CHUNK_IDS):
-        chosen = image_ids[start : start + CHUNK_IDS]
+    for chosen in chunks(image_ids):
         state_of = select(images.c.state).where(images.c.image_id == files.c.image_id).scalar_subquery()
         oldest = (
             select(func.min(files.c.file_id))
@@ -65,8 +62,7 @@ def promote_duplicates(connection: Connection, image_ids: Sequence[int]) -> None
 
 def forget_failed_images(connection: Connection, image_ids: Sequence[int]) -> None:
     """Mark as deleted the failed images among these that no file refers to any more."""
-    for start in range(0, len(image_ids), CHUNK_IDS):
-        chosen = image_ids[start : start + CHUNK_IDS]
+    for chosen in chunks(image_ids):
         referred = select(files.c.image_id).where(files.c.image_id.in_(chosen))
         connection.execute(
             update(images)

@@ -89,6 +89,7 @@ files = Table(
     Index("ix_files_batch", "batch"),
     Index("ix_files_image_id", "image_id"),
     Index("ix_files_state", "state"),
+    Index("ix_files_job", "job_id", "state", "batch"),
     Index("ix_files_unplanned", "job_id", "file_id",
           sqlite_where=text("state = 'registered' AND batch IS NULL"),
           postgresql_where=text("state = 'registered' AND batch IS NULL")),

@@ -7,8 +7,9 @@ from sqlalchemy import Connection, select
 
 from clip_pipeline.core.errors import NotFoundError
 from clip_pipeline.core.keys import BatchKey
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger
-from clip_pipeline.ledger.removal import CHUNK_IDS, delete_files
+from clip_pipeline.ledger.removal import delete_files
 from clip_pipeline.ledger.schema import batches, files, images, job_files
 from clip_pipeline.ledger.settling import settle_jobs
 from clip_pipeline.ledger.states import STANDING_FILES, FileState
@@ -76,9 +77,9 @@ def remove_paths(ledger: Ledger, paths: Sequence[str]) -> tuple[int, list[str]]:
     distinct = list(dict.fromkeys(paths))
     with ledger.write() as connection:
         found: dict[str, int] = {}
-        for start in range(0, len(distinct), CHUNK_IDS):
+        for chunk in chunks(distinct):
             present = select(files.c.path, files.c.file_id).where(
-                files.c.path.in_(distinct[start : start + CHUNK_IDS]), files.c.state != FileState.DELETED
+                files.c.path.in_(chunk), files.c.state != FileState.DELETED
             )
             found |= dict(connection.execute(present).tuples().all())
         delete_files(connection, list(found.values()))

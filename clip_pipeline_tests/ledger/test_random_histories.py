@@ -11,12 +11,12 @@ from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.cancellation import cancel_job
 from clip_pipeline.ledger.database import Ledger, open_ledger
 from clip_pipeline.ledger.inspection_results import _manifest_rows, files_of_batch
-from clip_pipeline.ledger.jobs import job_counts, open_jobs
+from clip_pipeline.ledger.jobs import job_counts, of_job, open_jobs
 from clip_pipeline.ledger.lookup import images_by_id
 from clip_pipeline.ledger.planning import batch_keys, batches_to_embed, batches_to_inspect, plan_batches
 from clip_pipeline.ledger.publishing import live_vectors, outstanding
 from clip_pipeline.ledger.removal import delete_files
-from clip_pipeline.ledger.schema import files
+from clip_pipeline.ledger.schema import files, job_files, jobs
 from clip_pipeline_tests.ledger.steps import UNREADABLE, embed, inspect, merge, register
 
 PATHS = [f"/p/{i}" for i in range(12)]
@@ -37,6 +37,18 @@ class History:
                                      self.merge, self.inspect_again, self.cancel])  # fmt: skip
         action()
         assert balance(self.ledger).faults == {}, action.__name__
+        self.check_files_of_jobs()
+
+    def check_files_of_jobs(self) -> None:
+        """However `of_job` finds the files of a job, they are those that `job_files` lists."""
+        with self.ledger.read() as connection:
+            listed: dict[str, set[int]] = {
+                job_id: set() for job_id in connection.execute(select(jobs.c.job_id)).scalars()
+            }
+            for job_id, file_id in connection.execute(select(job_files.c.job_id, job_files.c.file_id)).tuples():
+                listed[job_id].add(file_id)
+            for job_id, file_ids in listed.items():
+                assert set(connection.execute(of_job(connection, job_id, files.c.file_id)).scalars()) == file_ids
 
     def write(self) -> None:
         for path in self.random.sample(PATHS, self.random.randint(1, 4)):

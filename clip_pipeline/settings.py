@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from clip_pipeline.core.limits import ImageLimits
@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         default=10.0, gt=0, description="seconds for the headers of a request to arrive, from connecting on"
     )
     api_key: str = Field(default="", repr=False, description="key that the command line sends to the HTTP service")
+    session_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="secret that signs the sessions of the pages, at least 32 bytes, the same for every service behind "
+        "one address; empty: made once and kept in the home",
+    )
     dagster_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
 
     @property

@@ -32,12 +32,21 @@ class SubmittedJobModel(BaseModel):
     message: str
 
 
+class LeftOutModel(BaseModel):
+    """A failed image that may not be looked at any more, and why."""
+
+    path: str
+    detail: str
+
+
 class RetriedJobModel(SubmittedJobModel):
     """A job that tries the failed images of another again."""
 
-    model_config = _example(_JOB | {"retry_of": "idx_20251114_090000_0a1b2c"})
+    model_config = _example(_JOB | {"retry_of": "idx_20251114_090000_0a1b2c", "left_out": [], "left_out_count": 0})
 
     retry_of: str
+    left_out: list[LeftOutModel]
+    left_out_count: int
 
 
 class CanceledJobModel(BaseModel):

@@ -10,6 +10,9 @@ from clip_pipeline.serving.auth import Guard
 from clip_pipeline.serving.body_limits import BodyLimits
 from clip_pipeline.serving.encoder_slot import LoadEncoder
 from clip_pipeline.serving.openapi import describe_bodies
+from clip_pipeline.serving.pages import docs_page, jobs_page, login_page, search_page, shell_page, stats_page
+from clip_pipeline.serving.pages.error_pages import ErrorPages
+from clip_pipeline.serving.pages.static_files import mount_static_files
 from clip_pipeline.serving.problems import add_problem_handlers
 from clip_pipeline.serving.push.job_look import JobLook
 from clip_pipeline.serving.push.job_watch import watching_jobs
@@ -21,6 +24,8 @@ from clip_pipeline.serving.services import open_services
 from clip_pipeline.serving.submissions import AddImagesBody, RemoveImagesBody
 from clip_pipeline.settings import Settings
 
+ROUTES = (service, events, index, jobs, images, search)
+PAGES = (search_page, docs_page, shell_page, jobs_page, stats_page, login_page)
 BODIES = (AddImagesBody, RemoveImagesBody, SearchBody, UploadFields)
 
 
@@ -37,11 +42,11 @@ def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAP
         with open_services(settings, load=load) as services:
             app.state.services = services
             look = JobLook(services.ledger, services.orchestrator)
-            watching = watching_jobs(look, is_stopping=lambda: bool(app.state.is_stopping()))
+            watching = watching_jobs(look, services.keys, is_stopping=lambda: bool(app.state.is_stopping()))
             async with aclosing(limiter), watching as app.state.job_watch:
                 yield
 
-    # The documentation pages of FastAPI load their scripts from elsewhere; the schema itself is enough for tools.
+    # The documentation pages of FastAPI load their scripts from elsewhere; `pages/docs_page.py` has one that does not.
     app = FastAPI(title="clip-pipeline", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.is_stopping = lambda: False  # whoever runs the server knows, and says so here
     add_problem_handlers(app)
@@ -49,7 +54,9 @@ def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAP
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(Guard, limiter=limiter)
     app.add_middleware(RequestLog)
-    for routes in (service, events, index, jobs, images, search):
+    app.add_middleware(ErrorPages)
+    mount_static_files(app)
+    for routes in (*ROUTES, *PAGES):
         app.include_router(routes.router)
     describe_bodies(app, BODIES)
     return app

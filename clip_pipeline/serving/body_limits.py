@@ -24,10 +24,11 @@ class BodyRefusedError(HTTPException):
 
 @dataclass(frozen=True, slots=True)
 class BodyRules:
-    """max_bytes: of a whole body; timeout_s: patience for each `MIN_PROGRESS_BYTES` of it."""
+    """max_bytes: of a whole body; timeout_s: patience for each `MIN_PROGRESS_BYTES` of it; setting: of max_bytes."""
 
     max_bytes: int
     timeout_s: float
+    setting: str
 
 
 class BodyLimits:
@@ -35,8 +36,8 @@ class BodyLimits:
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
-        self._upload = BodyRules(settings.max_upload_bytes, settings.body_timeout_s)
-        self._other = BodyRules(settings.max_body_bytes, settings.body_timeout_s)
+        self._upload = BodyRules(settings.max_upload_bytes, settings.body_timeout_s, "CLIP_PIPELINE_MAX_UPLOAD_BYTES")
+        self._other = BodyRules(settings.max_body_bytes, settings.body_timeout_s, "CLIP_PIPELINE_MAX_BODY_BYTES")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; anything but HTTP passes through."""
@@ -99,7 +100,10 @@ class _Body:
 
     def too_long(self) -> Problem:
         """The 413 problem of this body."""
-        return Problem(413, f"expected a body of at most {self.rules.max_bytes} bytes, got more", headers=_CLOSE)
+        detail = (
+            f"expected a body of at most {self.rules.max_bytes} bytes, got more; {self.rules.setting} sets the limit"
+        )
+        return Problem(413, detail, headers=_CLOSE)
 
     async def _receive_in_time(self) -> Message:
         # Only time spent waiting for the client counts, not what the route takes between two reads.

@@ -40,7 +40,7 @@ def stats_document(ledger: Ledger, store: Store) -> Document:
         "total_images": indexed_images(ledger),
         "num_failed": sum(failures_by_code(ledger).values()),
         "last_updated": release.created_at if release else None,
-        "index_size_mb": round(_release_bytes(store, spec, release) / 1e6, 3) if spec and release else 0.0,
+        "index_size_mb": round(release_bytes(store, spec, release) / 1e6, 3) if spec and release else 0.0,
         "index_release": release_name(release.number) if release else None,
         "fingerprint": spec.fingerprint if spec else None,
     }
@@ -220,7 +220,8 @@ def _current_release(store: Store, spec: EncoderSpec | None) -> Release | None:
         return read_current_release(store, spec.key)
 
 
-def _release_bytes(store: Store, spec: EncoderSpec, release: Release) -> int:
+def release_bytes(store: Store, spec: EncoderSpec, release: Release) -> int:
+    """The size of a release on disk; 0 for one that was pruned."""
     files = store.release_dir(spec.key, release.number)
     try:
         return sum(path.stat().st_size for path in files.iterdir())

@@ -2,16 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from clip_pipeline.core.encoder import Encoder, EncoderSpec
+from clip_pipeline.core.encoder import EmbeddingMatrix, Encoder, EncoderSpec, PixelBatch
 from clip_pipeline.core.errors import EncoderUnavailableError
 from clip_pipeline.core.pinning import check_same_encoder
 from clip_pipeline.serving.background import in_background
+from clip_pipeline.serving.text_batches import TextBatches
 
 LoadEncoder: TypeAlias = Callable[[EncoderSpec], Encoder]
 
@@ -26,11 +26,9 @@ class EncoderSlot:
     def __init__(self, spec: EncoderSpec, load: LoadEncoder) -> None:
         self._spec = spec
         self._load = load
-        self._loading: Future[Encoder] | None = None
+        self._loading: Future[TextBatches] | None = None
         self._begun_at = 0.0
         self._starting = threading.Lock()
-        # One call at a time: fast tokenizers refuse to be borrowed twice, and two forward passes share the cores.
-        self._in_use = threading.Lock()
 
     @property
     def state(self) -> Literal["idle", "loading", "ready", "failed"]:
@@ -49,7 +47,7 @@ class EncoderSlot:
         error = loading.exception() if loading is not None and loading.done() else None
         return None if error is None else str(error) or type(error).__name__
 
-    def start(self) -> "Future[Encoder]":
+    def start(self) -> "Future[TextBatches]":
         """Begin to load, unless that is done, under way, or failed a moment ago."""
         with self._starting:
             stale = self.state == "failed" and time.monotonic() - self._begun_at > RETRY_S
@@ -58,29 +56,39 @@ class EncoderSlot:
                 self._loading = in_background(self._make, name="load-encoder")
             return self._loading
 
-    @contextmanager
-    def encoder(self) -> Generator[Encoder, None, None]:
-        """The encoder, to this caller alone; waits for it.
+    def text_vector(self, text: str) -> EmbeddingMatrix:
+        """The embedding of one text, float32 [1, d], unit length, read-only; waits for the encoder.
 
         Raises:
-            EncoderUnavailableError: it is still loading after `PATIENCE_S`, or cannot be loaded.
+            EncoderUnavailableError: it is still loading after `PATIENCE_S`, cannot be loaded, or is being closed.
             FingerprintMismatchError: what was loaded is not the encoder of the store.
         """
+        return self._loaded().text(text).result()
+
+    def image_vector(self, pixels: PixelBatch) -> EmbeddingMatrix:
+        """The embeddings of pixels, float32 [n, d], unit length; waits and raises as `text_vector`."""
+        return self._loaded().image(pixels).result()
+
+    def close(self) -> None:
+        """Refuse the queries that wait for a loaded encoder. A loading under way is left to itself."""
+        loading = self._loading
+        if loading is not None and self.state == "ready":
+            loading.result().close()
+
+    def _loaded(self) -> TextBatches:
         try:
-            encoder = self.start().result(timeout=PATIENCE_S)
+            return self.start().result(timeout=PATIENCE_S)
         except TimeoutError as error:
             raise EncoderUnavailableError(
                 f"{self._spec.name} is still loading after {PATIENCE_S:.0f} s; try again later"
             ) from error
-        with self._in_use:
-            yield encoder
 
-    def _make(self) -> Encoder:
+    def _make(self) -> TextBatches:
         encoder = self._load(self._spec)
         check_same_encoder(self._spec, encoder.spec)
         # Towers load at their first use; this is the text tower's, so that no query pays for it.
         encoder.encode_texts(["a photograph"])
-        return encoder
+        return TextBatches(encoder)
 
 
 def encoder_loader(cache_dir: Path) -> LoadEncoder:

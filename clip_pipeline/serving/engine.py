@@ -10,6 +10,7 @@ import numpy as np
 from clip_pipeline.core.encoder import EmbeddingMatrix, EncoderSpec
 from clip_pipeline.core.errors import FingerprintMismatchError, NotFoundError, StoreError
 from clip_pipeline.core.pinning import pinned_encoder
+from clip_pipeline.core.release import IdArray
 from clip_pipeline.core.store import Store
 from clip_pipeline.index.search import ReleaseReader, SearchResult
 from clip_pipeline.ledger.database import Ledger
@@ -31,6 +32,7 @@ from clip_pipeline.serving.queries import (
 )
 from clip_pipeline.serving.query_images import QueryImages
 from clip_pipeline.serving.release_watch import ReleaseWatch
+from clip_pipeline.serving.timings import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +70,12 @@ class SearchEngine:
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop following. Searches under way end normally."""
+        """Stop following. Searches that wait for the encoder are refused, others under way end normally."""
         self._stopped.set()
         if self._watcher.is_alive():
             self._watcher.join()
+        if self._served is not None:
+            self._served.slot.close()
         self._images.close()
 
     def served(self) -> Served | None:
@@ -101,27 +105,28 @@ class SearchEngine:
             check_fingerprint(query, served.spec)
         if served is None or reader is None:
             return SearchAnswer(served.spec.model_name if served else None, None, ())
-        vector = self._vector(query, served, reader)
-        if wanted.filter is None:
-            hits = self._live_hits(reader, vector, k=wanted.k)
-        else:
-            hits = self._fitting_hits(reader, vector, k=wanted.k, wanted=wanted.filter)
+        watch = Stopwatch()
+        vector = self._vector(query, served, reader, watch=watch)
+        finding = _Finding(reader, self._ledger, vector, watch)
+        hits = finding.live_hits(wanted.k) if wanted.filter is None else finding.fitting_hits(wanted.k, wanted.filter)
         if wanted.min_score is not None:
             hits = [hit for hit in hits if hit.score >= wanted.min_score]
-        return SearchAnswer(served.spec.model_name, reader.release.number, hits)
+        return SearchAnswer(served.spec.model_name, reader.release.number, hits, watch.timings())
 
-    def _vector(self, query: Query, served: Served, reader: ReleaseReader) -> EmbeddingMatrix:
+    def _vector(self, query: Query, served: Served, reader: ReleaseReader, *, watch: Stopwatch) -> EmbeddingMatrix:
         """The query as float32 [1, d], unit length."""
         match query:
             case TextQuery():
-                with served.slot.encoder() as encoder:
-                    return encoder.encode_texts([query.text])
+                with watch.measure("encode"):
+                    return served.slot.text_vector(query.text)
             case UploadQuery():
-                pixels = self._images.pixels(query.file, served.spec.preprocessing)
-                with served.slot.encoder() as encoder:
-                    return encoder.encode_images(pixels)
+                with watch.measure("decode"):
+                    pixels = self._images.pixels(query.file, served.spec.preprocessing)
+                with watch.measure("encode"):
+                    return served.slot.image_vector(pixels)
             case PathQuery():
-                return self._vector_of_path(query.image_path, reader)
+                with watch.measure("ledger"):
+                    return self._vector_of_path(query.image_path, reader)
             case VectorQuery():
                 return unit_vector(query.vector, dim=reader.release.dim)
 
@@ -133,33 +138,6 @@ class SearchEngine:
                 f"the index holds no image at {path}; register it with `clip-pipeline index`, or upload it instead"
             )
         return vector[None, :]
-
-    def _live_hits(self, reader: ReleaseReader, vector: EmbeddingMatrix, *, k: int) -> list[ScoredHit]:
-        """The k best images that are still there: what was deleted since the release is replaced by what follows."""
-        hits: list[ScoredHit] = []
-        for fetch in dict.fromkeys((k, min(MAX_K, 2 * k + 100), MAX_K)):
-            found = reader.search(vector, fetch)
-            hits, complete = self._look_up(found, fetch=fetch, k=k)
-            if complete:
-                return hits
-        # So much was deleted that it has to be left out of the search itself, which costs time in proportion to all.
-        hits, _ = self._look_up(reader.search(vector, k, allowed=live_vectors(self._ledger)[0]), fetch=k, k=k)
-        return hits
-
-    def _fitting_hits(
-        self, reader: ReleaseReader, vector: EmbeddingMatrix, *, k: int, wanted: ImageFilter
-    ) -> list[ScoredHit]:
-        """The k best among the indexed images that fit a filter; what was deleted is not among them."""
-        hits, _ = self._look_up(reader.search(vector, k, allowed=images_that_fit(self._ledger, wanted)), fetch=k, k=k)
-        return hits
-
-    def _look_up(self, found: SearchResult, *, fetch: int, k: int) -> tuple[list[ScoredHit], bool]:
-        """The first k live hits, and whether a longer search could not give more."""
-        ids = [int(i) for i in found.ids[0] if i != -1]
-        live = images_by_id(self._ledger, ids)
-        scores = found.scores[0]
-        hits = [ScoredHit(float(scores[n]), live[i]) for n, i in enumerate(ids) if i in live]
-        return hits[:k], len(hits) >= k or len(ids) < fetch
 
     def _watch(self) -> None:
         """Follow the store, so that neither the first query nor the first after a release pays for the opening."""
@@ -174,6 +152,47 @@ class SearchEngine:
                 served.slot.start()
                 served.releases.refresh()
             self._stopped.wait(LOOK_EVERY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One query vector, float32 [1, d], on its way through one release and the ledger."""
+
+    reader: ReleaseReader
+    ledger: Ledger
+    vector: EmbeddingMatrix
+    watch: Stopwatch
+
+    def live_hits(self, k: int) -> list[ScoredHit]:
+        """The k best images that are still there: what was deleted since the release is replaced by what follows."""
+        hits: list[ScoredHit] = []
+        for fetch in dict.fromkeys((k, min(MAX_K, 2 * k + 100), MAX_K)):
+            hits, complete = self._look_up(self._search(fetch), fetch=fetch, k=k)
+            if complete:
+                return hits
+        # So much was deleted that it has to be left out of the search itself, which costs time in proportion to all.
+        with self.watch.measure("ledger"):
+            live = live_vectors(self.ledger)[0]
+        return self._look_up(self._search(k, allowed=live), fetch=k, k=k)[0]
+
+    def fitting_hits(self, k: int, wanted: ImageFilter) -> list[ScoredHit]:
+        """The k best among the indexed images that fit a filter; what was deleted is not among them."""
+        with self.watch.measure("ledger"):
+            fitting = images_that_fit(self.ledger, wanted)
+        return self._look_up(self._search(k, allowed=fitting), fetch=k, k=k)[0]
+
+    def _search(self, k: int, *, allowed: IdArray | None = None) -> SearchResult:
+        with self.watch.measure("index"):
+            return self.reader.search(self.vector, k, allowed=allowed)
+
+    def _look_up(self, found: SearchResult, *, fetch: int, k: int) -> tuple[list[ScoredHit], bool]:
+        """The first k live hits, and whether a longer search could not give more."""
+        ids = [int(i) for i in found.ids[0] if i != -1]
+        with self.watch.measure("ledger"):
+            live = images_by_id(self.ledger, ids)
+        scores = found.scores[0]
+        hits = [ScoredHit(float(scores[n]), live[i]) for n, i in enumerate(ids) if i in live]
+        return hits[:k], len(hits) >= k or len(ids) < fetch
 
 
 def check_fingerprint(query: VectorQuery, spec: EncoderSpec) -> None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from clip_pipeline.core.image_header import SUPPORTED_FORMATS
 from clip_pipeline.ledger.filters import ImageFilter
@@ -38,21 +38,31 @@ def _moment(text: str) -> str:
     return aware.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
+PathPrefix = Annotated[
+    str,
+    Field(max_length=MAX_PATH_CHARS, json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    AfterValidator(_path_prefix),
+]
 Side = Annotated[int, Field(ge=0, le=MAX_SIDE)]
-Moment = Annotated[str, Field(max_length=64), AfterValidator(_moment)]
+Format = Annotated[
+    str, Field(max_length=16, json_schema_extra={"enum": list[JsonValue](SUPPORTED_FORMATS)}), AfterValidator(_format)
+]
+Moment = Annotated[
+    str,
+    Field(max_length=64, json_schema_extra={"anyOf": [{"format": "date"}, {"format": "date-time"}]}),
+    AfterValidator(_moment),
+]
 
 
 class FilterFields(BaseModel):
     """What an image must be to be found. Every field given must hold."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    path_prefix: Annotated[str, Field(max_length=MAX_PATH_CHARS), AfterValidator(_path_prefix)] | None = Field(
+    path_prefix: PathPrefix | None = Field(
         default=None, description="the beginning of one of its paths, such as /data/photos/2024/"
     )
-    format: Annotated[str, Field(max_length=16), AfterValidator(_format)] | None = Field(
-        default=None, description=f"one of {', '.join(SUPPORTED_FORMATS)}, in any case"
-    )
+    format: Format | None = Field(default=None, description=f"one of {', '.join(SUPPORTED_FORMATS)}, in any case")
     min_width: Side | None = Field(default=None, description="pixels, as displayed")
     max_width: Side | None = Field(default=None, description="pixels, as displayed")
     min_height: Side | None = Field(default=None, description="pixels, as displayed")

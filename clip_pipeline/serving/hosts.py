@@ -37,6 +37,19 @@ def comes_from_local_page(headers: Headers) -> bool:
     return all(_is_this_machine(origin) for origin in headers.getlist("origin"))
 
 
+def comes_from_own_page(headers: Headers) -> bool:
+    """Whether a browser says that a page of this very service sent this; a request that does not say so is not one.
+
+    Browsers that send `Sec-Fetch-Site` know best: a proxy in between may have changed `Host`. They send it only over
+    https and to this machine; elsewhere `Origin` has to name the host that was asked.
+    """
+    sites = headers.getlist("sec-fetch-site")
+    if sites:
+        return sites == ["same-origin"]
+    hosts = headers.getlist("host")
+    return len(hosts) == 1 and hosts[0] != "" and [_netloc(o) for o in headers.getlist("origin")] == [hosts[0].lower()]
+
+
 def client_network(scope: Scope) -> str:
     """Whom to count anonymous requests for: the address; of IPv6 its /64, as one client commonly holds all of that."""
     client: Sequence[object] | None = scope.get("client")
@@ -46,6 +59,13 @@ def client_network(scope: Scope) -> str:
     except ValueError:
         return text
     return text if address.version == 4 else str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_this_machine(url: str) -> bool:

@@ -49,8 +49,23 @@ class KnownKeys:
         stored = self.by_id.get(key_id, _NOBODY)
         if not stored.matches(secret) or stored is _NOBODY:
             return RejectedToken("the key is not one of this service; `clip-pipeline keys list` shows those it has")
-        fault = stored.key.fault(utc_now())
-        return stored.key if fault is None else RejectedToken(fault)
+        return _unless_over(stored.key)
+
+    def key_named(self, key_id: str) -> ApiKey | RejectedToken:
+        """The key with this id, where something other than its secret proves that it may be used."""
+        stored = self.by_id.get(key_id)
+        return RejectedToken("the key is not one of this service") if stored is None else _unless_over(stored.key)
+
+    def admit(self, key_id: str | None) -> bool:
+        """Whether a connection that was opened with this key, None for without one, may stay open."""
+        if not self.exist:
+            return True
+        return key_id is not None and isinstance(self.key_named(key_id), ApiKey)
+
+
+def _unless_over(key: ApiKey) -> ApiKey | RejectedToken:
+    fault = key.fault(utc_now())
+    return key if fault is None else RejectedToken(fault)
 
 
 class KeyRing:

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from clip_pipeline.serving.auth import FREE_ON_LOOPBACK
+
 Schema: TypeAlias = dict[str, Any]
 
 PROBLEM: Schema = {
@@ -36,6 +38,19 @@ PROBLEM: Schema = {
 }  # fmt: skip
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REFERENCE = "#/components/schemas/{model}"
+_EVERYWHERE = {
+    401: "A key is needed, or the one sent is not valid",
+    403: "The key is of too small a scope, or a page from elsewhere asks",
+    421: "The service has no keys and answers to names of this machine only",
+    429: "Too many requests",
+    500: "An unexpected error",
+    503: "A part of the service cannot answer now",
+}
+_WITH_BODY = {408: "The body comes too slowly", 413: "The body is too large"}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 def problems(descriptions: Mapping[int, str]) -> dict[int | str, Schema]:
@@ -60,6 +75,10 @@ def describe_bodies(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
             for model in models:
                 _add_model(components, model)
             components["Problem"] = PROBLEM
+            schema["components"]["securitySchemes"] = _KEYS
+            schema["security"] = [{name: []} for name in _KEYS]
+            for path in FREE_ON_LOOPBACK & schema["paths"].keys():
+                schema["paths"][path]["get"]["security"] = []
             for operation in _operations(schema):
                 _with_problems(operation)
             for unused in ("HTTPValidationError", "ValidationError"):
@@ -85,8 +104,10 @@ def _operations(schema: Schema) -> list[Schema]:
 
 
 def _with_problems(operation: Schema) -> None:
-    """FastAPI documents 422 in its own format wherever there is a parameter; every other error is a problem too."""
+    """FastAPI documents 422 in its own format wherever there is a parameter; what stands before every route answers
+    with problems too."""
     invalid = operation["responses"].get("422")
     if invalid is not None and "application/problem+json" not in invalid.get("content", {}):
         operation["responses"]["422"] = {"description": "A parameter does not fit", "content": _PROBLEM_CONTENT}
-    operation["responses"].setdefault("default", {"description": "Any other error", "content": _PROBLEM_CONTENT})
+    for status, response in problems(_EVERYWHERE | (_WITH_BODY if "requestBody" in operation else {})).items():
+        operation["responses"].setdefault(str(status), response)

@@ -5,19 +5,27 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from pydantic.config import JsonDict
 
 from clip_pipeline.core.errors import PathRefusedError
 from clip_pipeline.core.paths import path_to_text, text_to_path
 from clip_pipeline.ledger.registration import MISSING_SIZE, FileFacts
 
 REFUSALS_SHOWN = 100
+REFUSED_CHARS_SHOWN = 8_192
+"""Of one refused path: an answer does not repeat megabytes."""
 MAX_PATH_BYTES = 4095
 """PATH_MAX of Linux without its null byte: no file can be opened under a longer name."""
+PATH_SCHEMA: JsonDict = {"pattern": r"^/[^\x00]*$", "maxLength": MAX_PATH_BYTES}
+"""What `normal_path` asks of a text, as far as a JSON schema can say it."""
 
 NO_ROOTS = (
     "no folder is configured below which images may be registered; set CLIP_PIPELINE_ROOTS to the folders that hold "
     "them, separated by colons, and start the service again"
 )
+A_FOLDER = "expected a file, this is a folder; name it in recursive_dirs to submit the files in it, at any depth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,15 @@ class RefusedPathsError(PathRefusedError):
     def __init__(self, refusals: Sequence[Refusal], total: int) -> None:
         first = refusals[0]
         more = f" (and {total - 1} more)" if total > 1 else ""
-        super().__init__(f"nothing was queued: {total} of the paths refused; {first.path!r}: {first.detail}{more}")
+        super().__init__(
+            f"nothing was queued: {total} of the paths refused; {first.path[:200]!r}: {first.detail}{more}"
+        )
         self.refusals = tuple(refusals)
         self.total = total
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As made, not as told: an exception that comes from another process is made again there.
+        return type(self), (self.refusals, self.total)
 
 
 @dataclass(slots=True)
@@ -51,7 +65,7 @@ class Refusals:
         """Note one."""
         self.total += 1
         if len(self.shown) < REFUSALS_SHOWN:
-            self.shown.append(Refusal(where, path, detail))
+            self.shown.append(Refusal(where, path[:REFUSED_CHARS_SHOWN], detail))
 
     def raise_any(self) -> None:
         """Raises RefusedPathsError where there is one."""
@@ -88,6 +102,8 @@ class AllowedRoots:
                 found = os.stat(path)
         except OSError:
             return FileFacts(path_to_text(path), MISSING_SIZE, 0)
+        if stat.S_ISDIR(found.st_mode):
+            return A_FOLDER
         return FileFacts(path_to_text(path), found.st_size, found.st_mtime_ns)
 
     def refusal_of_folder(self, path: str) -> str | None:

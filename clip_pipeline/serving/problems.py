@@ -12,12 +12,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from clip_pipeline.core.errors import (
     ClipPipelineError,
     ConflictError,
     EncoderUnavailableError,
     FingerprintMismatchError,
+    LedgerBusyError,
     NotFoundError,
     PathRefusedError,
     QueryError,
@@ -43,6 +45,9 @@ _STATUS_OF_ERROR: Sequence[tuple[type[ClipPipelineError], int]] = (
 _STATUS_OF_REASON = {ReasonCode.NOT_AN_IMAGE: 415, ReasonCode.UNSUPPORTED: 415, ReasonCode.TOO_MANY_BYTES: 413}
 
 FAULTS_IN_DETAIL = 10
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+RETRY_AFTER_S = 5
+"""Longer than any transaction of this project that was measured, but for a submission of a million paths."""
 
 
 class Problem(JSONResponse):
@@ -65,6 +70,12 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _of_own_error(_request: Request, error: Exception) -> Problem:
+    assert isinstance(error, ClipPipelineError)
+    return problem_of(error)
+
+
+def problem_of(error: ClipPipelineError) -> Problem:
+    """The answer to a request that ended in this error."""
     if isinstance(error, InvalidFieldError):
         return Problem(422, str(error), errors=[{"field": error.field, "detail": str(error)}])
     if isinstance(error, UndecodableQueryError):
@@ -74,6 +85,8 @@ def _of_own_error(_request: Request, error: Exception) -> Problem:
         return Problem(422, str(error), errors=[asdict(r) for r in error.refusals], errors_count=error.total)
     if isinstance(error, NoThumbnailError):
         return Problem(404 if error.reason.is_about_path else 422, str(error), reason=str(error.reason))
+    if isinstance(error, LedgerBusyError):
+        return Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)})
     statuses = (status for kind, status in _STATUS_OF_ERROR if isinstance(error, kind))
     return Problem(next(statuses, 500), str(error))
 
@@ -89,6 +102,15 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, str]:
     return {"field": ".".join(where) or "body", "detail": fault["msg"].removeprefix("Value error, ")}
 
 
-def _of_http_error(_request: Request, error: Exception) -> Problem:
+def _of_http_error(request: Request, error: Exception) -> Problem:
     assert isinstance(error, HTTPException)
-    return Problem(error.status_code, error.detail, headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return Problem(error.status_code, error.detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path for an `Allow` header. The framework names those of one route of the path only."""
+    # Asked as the router itself would be: how it keeps the routes of included routers is its own affair.
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = request.app.routes
+    return ", ".join(m for m, scope in scopes.items() if any(r.matches(scope)[0] is Match.FULL for r in routes))

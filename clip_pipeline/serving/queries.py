@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, model_validator
+from pydantic.config import JsonDict
 
 from clip_pipeline.core.errors import QueryError
 from clip_pipeline.core.reasons import Reason
 from clip_pipeline.ledger.filters import ImageFilter
 from clip_pipeline.ledger.lookup import ImageHit
 from clip_pipeline.serving.filter_fields import FilterFields
+from clip_pipeline.serving.timings import Timings
 
 DEFAULT_K, MAX_K = 10, 1000
 MAX_TEXT_CHARS = 10_000
@@ -100,6 +102,7 @@ class SearchAnswer:
     model_name: str | None
     release: int | None
     hits: Sequence[ScoredHit]
+    timings: Timings = field(default_factory=Timings)
 
 
 class InvalidFieldError(QueryError):
@@ -108,6 +111,9 @@ class InvalidFieldError(QueryError):
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
         self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it can come from another process
+        return type(self), (self.field, str(self))
 
 
 class UndecodableQueryError(QueryError):
@@ -132,7 +138,11 @@ def _finite(number: float) -> float:
     return number
 
 
-QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_some_text)]
+QueryText = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
+    AfterValidator(_some_text),
+]
 ResultCount = Annotated[int, Field(ge=1, le=MAX_K)]
 
 
@@ -142,7 +152,8 @@ Score = Annotated[float, AfterValidator(_finite)]
 class TextFields(FilterFields):
     """The parameters of `GET /api/v1/search`: the filter's among them."""
 
-    model_config = ConfigDict(extra="ignore")
+    # In an address a number is text too.
+    model_config = ConfigDict(extra="ignore", strict=False)
 
     q: QueryText = Field(description="what to look for, in words")
     k: ResultCount = Field(default=DEFAULT_K, description="how many results")
@@ -169,17 +180,27 @@ class UploadFields(BaseModel):
         return Wanted(self.k, self.min_score, self.filter.image_filter if self.filter else None)
 
 
+QUESTIONS = ("text", "image_path", "vector")
+
+
+def _asks(question: str) -> JsonDict:
+    """The schema of a body that asks this question."""
+    return {"required": [question], "properties": {question: {"not": {"type": "null"}}}}
+
+
 class SearchBody(BaseModel):
     """The JSON body of a search request: exactly one of `text`, `image_path` and `vector`."""
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={
             "examples": [
                 {"text": "a red bicycle", "k": 10},
                 {"image_path": "/data/photos/a.jpg", "k": 5, "min_score": 0.2},
                 {"text": "a cat", "filter": {"path_prefix": "/data/photos/2024/", "format": "JPEG", "min_width": 640}},
-            ]
+            ],
+            "oneOf": [_asks(name) for name in QUESTIONS],
         },
     )
 
@@ -198,7 +219,7 @@ class SearchBody(BaseModel):
     def _one_query(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        given = [name for name in ("text", "image_path", "vector") if fields.get(name) is not None]
+        given = [name for name in QUESTIONS if fields.get(name) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of text, image_path and vector, got {', '.join(given) or 'none'}")
         if fields.get("fingerprint") is not None and given != ["vector"]:

@@ -1,15 +1,14 @@
 """Uploaded query images to pixels, in a process where a crash or a hang of a decoder costs one request."""
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_pipeline.core.encoder import PixelBatch, Preprocessing
-from clip_pipeline.core.inspection import reason_of
-from clip_pipeline.core.isolation import Crash, Error, Hang, IsolatedPool
+from clip_pipeline.core.isolation import IsolatedPool
 from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.core.paths import path_to_text
 from clip_pipeline.core.reasons import Reason
+from clip_pipeline.serving.one_worker import OneWorker
 from clip_pipeline.serving.queries import UndecodableQueryError
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ class QueryImages:
 
     def __init__(self, limits: ImageLimits) -> None:
         self._limits = limits
-        self._turn = threading.Lock()
-        self._pool: IsolatedPool[DecodeTask, PixelBatch | Reason] | None = None
+        self._worker = OneWorker(self._decoder)
 
     def pixels(self, file: Path, preprocessing: Preprocessing) -> PixelBatch:
         """The encoder's pixels of one image file, uint8 [1, 3, h, w].
@@ -30,34 +28,21 @@ class QueryImages:
         Raises:
             UndecodableQueryError: the file is no image that can be used.
         """
-        with self._turn:
-            value = self._decode(file, preprocessing)
+        from clip_pipeline.serving.decode_worker import DecodeTask  # noqa: PLC0415 - as in `_decoder`
+
+        with self._worker.turn() as decode:
+            value = decode(DecodeTask(path_to_text(file), preprocessing, self._limits))
         if isinstance(value, Reason):
             raise UndecodableQueryError(value)
         return value
 
     def close(self) -> None:
         """Stop the process."""
-        with self._turn:
-            self._stop()
+        self._worker.close()
 
-    def _decode(self, file: Path, preprocessing: Preprocessing) -> PixelBatch | Reason:
+    def _decoder(self) -> "IsolatedPool[DecodeTask, PixelBatch | Reason]":
         # The module of the worker imports torch, which a service that is asked for text only loads elsewhere.
         from clip_pipeline.embedding.decode import use_one_thread  # noqa: PLC0415
-        from clip_pipeline.serving.decode_worker import DecodeTask, decode_file  # noqa: PLC0415
+        from clip_pipeline.serving.decode_worker import decode_file  # noqa: PLC0415
 
-        if self._pool is None:
-            pool = IsolatedPool(decode_file, timeout_s=self._limits.timeout_s, workers=1, initializer=use_one_thread)
-            self._pool = pool.__enter__()
-        try:
-            self._pool.submit(DecodeTask(path_to_text(file), preprocessing, self._limits))
-            (outcome,) = self._pool.collect()
-        except BaseException:  # the pool may still hold this image; the next one gets another pool
-            self._stop()
-            raise
-        return reason_of(outcome.value) if isinstance(outcome.value, Crash | Hang | Error) else outcome.value
-
-    def _stop(self) -> None:
-        if self._pool is not None:
-            self._pool.__exit__(None, None, None)
-            self._pool = None
+        return IsolatedPool(decode_file, timeout_s=self._limits.timeout_s, workers=1, initializer=use_one_thread)

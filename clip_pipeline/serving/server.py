@@ -16,6 +16,7 @@ from clip_pipeline.serving.app import create_app
 from clip_pipeline.serving.connections import timed_protocol
 from clip_pipeline.serving.encoder_slot import LoadEncoder
 from clip_pipeline.serving.hosts import is_loopback
+from clip_pipeline.serving.sessions import open_sessions
 from clip_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,15 @@ def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
     load: see `open_services`.
 
     Raises:
-        ConfigurationError: the address is taken, or reachable from outside while no key is valid; a limit is malformed.
-        StoreError: the ledger cannot be opened.
+        ConfigurationError: the address is taken, or reachable from outside while no key is valid; a limit is malformed,
+            or the secret of sessions too short.
+        StoreError: the ledger cannot be opened, or the home can keep no secret of sessions.
         StackError: the service could not start for another reason; the log says which.
     """
     check_reach(settings)
-    # Opened once beforehand: a wrong URL is then this function's error, not a line in the log of the server.
+    # Opened once beforehand: what is wrong is then this function's error, not a line in the log of the server.
     open_ledger(settings.ledger_location).close()
+    open_sessions(settings)
     log_to_stderr()
     app = create_app(settings, load=load)
     config = uvicorn.Config(

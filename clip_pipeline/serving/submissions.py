@@ -1,19 +1,20 @@
-"""Submitting images, trying failed ones again, canceling and removing: what the routes do in a thread.
+"""Submitting images and trying failed ones again, as plain functions: no web framework here.
 
-No web framework here. Bodies are parsed in the thread too: a hundred thousand paths take longer than a request may
-hold the event loop.
+They take as long as the disk does, so they run in a thread; a large submission in a process, see `serving.registrar`.
 """
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from clip_pipeline.core.paths import text_to_path
+from clip_pipeline.core.errors import QueryError
 from clip_pipeline.core.scan import Walk
+from clip_pipeline.ledger.api_keys import ApiKey
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import failed_paths_of_job
 from clip_pipeline.ledger.registration import (
@@ -23,7 +24,14 @@ from clip_pipeline.ledger.registration import (
     register_files,
     repeated_submission,
 )
-from clip_pipeline.serving.path_checks import AllowedRoots, Refusals, checked_files, checked_folders
+from clip_pipeline.serving.path_checks import (
+    PATH_SCHEMA,
+    AllowedRoots,
+    Refusal,
+    Refusals,
+    checked_files,
+    checked_folders,
+)
 from clip_pipeline.serving.queries import InvalidFieldError
 from clip_pipeline.settings import Settings
 
@@ -32,8 +40,14 @@ MAX_FOLDERS = 1_000
 MAX_EXPANDED = 1_000_000
 MAX_PRIORITY = 1_000_000
 MAX_KEY_CHARS = 255
+FAULTS_SHOWN = 100
+UNREADABLE = (
+    "the service may not list this folder; make it readable, name it in CLIP_PIPELINE_WATCH_IGNORE, or submit the "
+    "folders beside it"
+)
 
-PathList = Annotated[list[str], Field(max_length=MAX_PATHS)]
+PathText = Annotated[str, Field(json_schema_extra=PATH_SCHEMA)]  # held to it one by one: the answer names each
+PathList = Annotated[list[PathText], Field(max_length=MAX_PATHS)]
 
 
 class AddImagesBody(BaseModel):
@@ -41,6 +55,7 @@ class AddImagesBody(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={"examples": [{"image_paths": ["/data/photos/a.jpg", "/data/photos/b.png"], "priority": 5}]},
     )
 
@@ -48,7 +63,7 @@ class AddImagesBody(BaseModel):
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = Field(
         default=0, description="higher is worked on first"
     )
-    recursive_dirs: Annotated[list[str], Field(max_length=MAX_FOLDERS)] = Field(
+    recursive_dirs: Annotated[list[PathText], Field(max_length=MAX_FOLDERS)] = Field(
         default=[], description="folders whose files, at any depth, are submitted too"
     )
 
@@ -67,9 +82,45 @@ class AddImagesBody(BaseModel):
 class RemoveImagesBody(BaseModel):
     """The body of `DELETE /api/v1/index/images`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"image_paths": ["/data/photos/a.jpg"]}]})
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"image_paths": ["/data/photos/a.jpg"]}]}
+    )
 
-    image_paths: Annotated[list[str], Field(min_length=1, max_length=MAX_PATHS)]
+    image_paths: Annotated[list[PathText], Field(min_length=1, max_length=MAX_PATHS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A job that tries failed images again. left_out: the first of those that may not be looked at any more."""
+
+    registration: Registration
+    left_out: tuple[Refusal, ...] = ()
+    left_out_count: int = 0
+
+
+class UnfitBodyError(QueryError):
+    """A body does not fit its model. faults: the first of them, as pydantic describes them."""
+
+    def __init__(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("the body does not fit")
+        self.faults = list(faults)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.faults,)
+
+
+def parsed_body(content: bytes) -> AddImagesBody:
+    """The submission that a body asks for.
+
+    Raises:
+        UnfitBodyError: it is no JSON of this form.
+    """
+    try:
+        return AddImagesBody.model_validate_json(content)
+    except ValidationError as error:
+        # The input itself is left out: it may be megabytes of paths.
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise UnfitBodyError([dict(fault) for fault in faults[:FAULTS_SHOWN]]) from error
 
 
 def submit(
@@ -78,7 +129,7 @@ def submit(
     """Check every path, then register all of them as one job.
 
     Raises:
-        RefusedPathsError: a path is refused; nothing is registered.
+        RefusedPathsError: a path is refused, or a folder cannot be read; nothing is registered.
         ConflictError: the idempotency key was used for another request.
     """
     submission = Submission("api", body.priority, idempotency_key, body.digest)
@@ -89,27 +140,35 @@ def submit(
     named = checked_files(body.image_paths, roots, refusals)
     folders = checked_folders(body.recursive_dirs, roots, refusals)
     refusals.raise_any()
+    found = _files_below(folders, settings, refusals)
+    refusals.raise_any()
     # Of a file named twice the later facts count; those of one request differ only while the file is written to.
-    return register_files(ledger, itertools.chain(named, _files_below(folders, settings)), submission=submission)
+    return register_files(ledger, itertools.chain(named, found), submission=submission)
 
 
-def retry(ledger: Ledger, job_id: str) -> Registration:
+def retry(ledger: Ledger, settings: Settings, job_id: str) -> Retried:
     """Register the failed images of one job, and nothing else, as a new job; an empty one where none failed.
+
+    Roots may have changed since the job was registered: what lies outside them now is left out and named.
 
     Raises:
         NotFoundError: no job has this id.
+        RefusedPathsError: all of them would be left out; nothing is registered.
     """
     priority, failed = failed_paths_of_job(ledger, job_id)
-    # Wherever they lie: they were let in when they were registered, and roots may have changed since.
-    anywhere = AllowedRoots((Path("/"),))
-    facts = (anywhere.facts(text_to_path(path)) for path in failed)
-    return register_files(
-        ledger, (f for f in facts if isinstance(f, FileFacts)), submission=Submission("api", priority)
-    )
+    roots, refusals = AllowedRoots(settings.root_folders), Refusals()
+    facts = checked_files(failed, roots, refusals)
+    if not facts:
+        refusals.raise_any()
+    registration = register_files(ledger, facts, submission=Submission("api", priority))
+    return Retried(registration, tuple(refusals.shown), refusals.total)
 
 
-def checked_key(key: str | None) -> str | None:
+def checked_key(key: str | None, *, owner: ApiKey | None) -> str | None:
     """An `Idempotency-Key` header as it is stored; None where there is none.
+
+    owner: the API key that sent it. Clients choose these keys without knowing of each other: those of two API keys are
+    never the same one, those of one API key, and of an open service, are.
 
     Raises:
         InvalidFieldError: it is empty, too long, or not printable ASCII.
@@ -118,18 +177,22 @@ def checked_key(key: str | None) -> str | None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()) or not key.strip():
         raise InvalidFieldError("Idempotency-Key", f"expected 1 to {MAX_KEY_CHARS} printable ASCII characters")
-    return key
+    return key if owner is None else f"{owner.key_id}:{key}"
 
 
-def _files_below(folders: Sequence[str], settings: Settings) -> Iterator[FileFacts]:
-    count = 0
-    for folder in folders:
-        for seen in Walk(Path(folder), settings.ignore_patterns, settings.root_folders).files():
-            count += 1
-            if count > MAX_EXPANDED:
+def _files_below(folders: Sequence[str], settings: Settings, refusals: Refusals) -> list[FileFacts]:
+    """The files below folders; a folder that cannot be listed goes to `refusals`."""
+    found: list[FileFacts] = []
+    for number, folder in enumerate(folders):
+        walk = Walk(Path(folder), settings.ignore_patterns, settings.root_folders)
+        for seen in walk.files():
+            if len(found) == MAX_EXPANDED:
                 raise InvalidFieldError(
                     "recursive_dirs",
                     f"more than {MAX_EXPANDED} files below these folders; submit their subfolders one by one, or let "
                     "CLIP_PIPELINE_WATCH watch them",
                 )
-            yield FileFacts(seen.path, seen.size_bytes, seen.mtime_ns)
+            found.append(FileFacts(seen.path, seen.size_bytes, seen.mtime_ns))
+        for unreadable in walk.unreadable:
+            refusals.add(f"recursive_dirs.{number}", unreadable, UNREADABLE)
+    return found

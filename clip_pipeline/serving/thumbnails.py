@@ -1,19 +1,18 @@
 """Thumbnails of indexed images: made once in an isolated process, kept in the store, found there ever after."""
 
 import logging
-import threading
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from clip_pipeline.core.errors import ClipPipelineError, NotFoundError
-from clip_pipeline.core.inspection import reason_of
-from clip_pipeline.core.isolation import Crash, Error, Hang, IsolatedPool
+from clip_pipeline.core.isolation import IsolatedPool
 from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.core.reasons import Reason, ReasonCode
 from clip_pipeline.core.store import Store, replace_file
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.lookup import ImageHit, images_by_id
+from clip_pipeline.serving.one_worker import OneWorker, RunTask
 from clip_pipeline.serving.thumbnail_worker import ThumbnailTask, make_thumbnail
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,7 @@ class Thumbnails:
         self._store = store
         self._ledger = ledger
         self._limits = limits
-        self._turn = threading.Lock()
-        self._pool: IsolatedPool[ThumbnailTask, bytes | Reason] | None = None
+        self._worker = OneWorker(self._maker)
 
     def image(self, image_id: int) -> ImageHit:
         """The live image with this id.
@@ -69,18 +67,21 @@ class Thumbnails:
         cached = self._store.thumbnail_path(image.sha256, side=side)
         content = _read(cached)
         if content is None:
-            with self._turn:
+            with self._worker.turn() as run:
                 # Made by somebody else while this thread waited?
-                content = _read(cached) or self._make(image, side, cached)
+                content = _read(cached) or self._make(image, side, cached, run=run)
         return content
 
     def close(self) -> None:
         """Stop the process."""
-        with self._turn:
-            self._stop()
+        self._worker.close()
 
-    def _make(self, image: ImageHit, side: int, cached: Path) -> bytes:
-        made = self._first_of((image.path, *image.duplicates)[:PATHS_TRIED], image.sha256, side)
+    def _maker(self) -> IsolatedPool[ThumbnailTask, bytes | Reason]:
+        return IsolatedPool(make_thumbnail, timeout_s=self._limits.timeout_s, workers=1)
+
+    def _make(self, image: ImageHit, side: int, cached: Path, *, run: RunTask[ThumbnailTask, bytes]) -> bytes:
+        paths = (image.path, *image.duplicates)[:PATHS_TRIED]
+        made = _first_of([ThumbnailTask(path, image.sha256, side, self._limits) for path in paths], run)
         if isinstance(made, Reason):
             raise NoThumbnailError(image.image_id, made)
         try:
@@ -90,32 +91,18 @@ class Thumbnails:
             logger.warning("thumbnail not kept", extra={"reason": str(error)})
         return made
 
-    def _first_of(self, paths: Sequence[str], sha256: str, side: int) -> bytes | Reason:
-        reason = Reason(ReasonCode.MISSING)
-        for path in paths:
-            made = self._run(ThumbnailTask(path, sha256, side, self._limits))
-            if not isinstance(made, Reason):
-                return made
-            reason = made
-            if not reason.is_about_path:
-                break
-        return reason
 
-    def _run(self, task: ThumbnailTask) -> bytes | Reason:
-        if self._pool is None:
-            self._pool = IsolatedPool(make_thumbnail, timeout_s=self._limits.timeout_s, workers=1).__enter__()
-        try:
-            self._pool.submit(task)
-            (outcome,) = self._pool.collect()
-        except BaseException:  # the pool may still hold this image; the next one gets another pool
-            self._stop()
-            raise
-        return reason_of(outcome.value) if isinstance(outcome.value, Crash | Hang | Error) else outcome.value
-
-    def _stop(self) -> None:
-        if self._pool is not None:
-            self._pool.__exit__(None, None, None)
-            self._pool = None
+def _first_of(tasks: Sequence[ThumbnailTask], run: RunTask[ThumbnailTask, bytes]) -> bytes | Reason:
+    """The first thumbnail that can be made; a later path is tried only where a path, not the content, is at fault."""
+    reason = Reason(ReasonCode.MISSING)
+    for task in tasks:
+        made = run(task)
+        if not isinstance(made, Reason):
+            return made
+        reason = made
+        if not reason.is_about_path:
+            break
+    return reason
 
 
 def _read(path: Path) -> bytes | None:

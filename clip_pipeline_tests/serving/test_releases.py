@@ -86,3 +86,39 @@ def test_searches_under_way_do_not_notice_a_swap(world):
     assert newest.release.number == 9
     assert {1, 9} <= seen
     assert not world.store.release_dir(world.spec.key, 1).exists(), "nothing was pruned"
+
+
+def test_no_request_fails_and_none_goes_back_while_releases_come_and_go(world):
+    """Clients search over HTTP all the time while 20 releases are published and the oldest of them pruned."""
+    contents = shades(30)
+    world.index(contents)
+    stop = threading.Event()
+    answers: list[list[tuple[int, str]]] = [[] for _ in range(3)]
+
+    def search_on(client, seen):
+        while not stop.is_set():
+            response = client.get("/api/v1/search", params={"q": f"thing {len(seen) % 7}", "k": 5})
+            document = response.json()
+            complete = response.status_code == 200 and len(document["results"]) == 5
+            seen.append((response.status_code, document["index_release"] if complete else response.text))
+
+    with serving(world) as client:
+        threads = [threading.Thread(target=search_on, args=(client, seen)) for seen in answers]
+        for thread in threads:
+            thread.start()
+        try:
+            for path in list(contents)[:20]:
+                world.delete(path)
+                world.publish()
+            newest = client.get("/api/v1/search", params={"q": "thing"}).json()["index_release"]
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert newest == "0000021"
+    assert not world.store.release_dir(world.spec.key, 1).exists(), "nothing was pruned"
+    for seen in answers:
+        assert {status for status, _ in seen} == {200}, [text for status, text in seen if status != 200][:3]
+        releases = [release for _, release in seen]
+        assert releases == sorted(releases)
+        assert len(set(releases)) > 3, "these searches hardly met a swap"

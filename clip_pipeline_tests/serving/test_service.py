@@ -75,7 +75,7 @@ def test_index_routes_answer_the_documents(world, client):
         ("GET", "/nowhere", 404, "Not Found"),
         ("DELETE", "/health", 405, "Method Not Allowed"),
         ("GET", "/api/v1/index/status/idx_nope", 404, "Not Found"),
-        ("GET", "/docs", 404, "Not Found"),
+        ("GET", "/redoc", 404, "Not Found"),
     ],
 )
 def test_errors_of_the_framework_are_problems_too(client, method, path, status, title):
@@ -138,3 +138,17 @@ def test_each_request_is_one_line_without_what_was_searched(world, caplog):
     assert line.duration_ms > 0
     ours = [record for record in caplog.records if record.name.partition(".")[0] != "httpx"]
     assert not [record for record in ours if "private" in record.getMessage() or "private" in str(vars(record))]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/search", "GET, POST"),
+        ("POST", "/health", "GET"),
+        ("PUT", "/api/v1/index/images", "GET, DELETE"),
+    ],
+)
+def test_a_method_that_a_path_does_not_know_is_answered_with_those_it_does(client, method, path, allowed):
+    """The header named the methods of one route of the path, then of none."""
+    response = client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)

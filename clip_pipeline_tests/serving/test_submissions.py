@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from clip_pipeline.core.paths import path_to_text
+from clip_pipeline.ledger.api_keys import Scope, create_key
 from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.schema import files
 from clip_pipeline.serving.api_models import RetriedJobModel, SubmittedJobModel
@@ -116,12 +117,17 @@ def test_a_path_where_nothing_is_ends_as_a_failed_image_of_its_job(world, client
         ("{root}/broken.jpg", "symbolic link"),
         ("{root}/door/s.jpg", "outside"),
         ("{root}/" + "x" * 5000, "4095"),
+        ("{root}/sub", "recursive_dirs"),
+        ("{root}/sub/", "recursive_dirs"),
+        ("{root}", "recursive_dirs"),
+        ("{root}/folder.jpg", "recursive_dirs"),
     ],
 )
 def test_a_path_that_is_refused_is_named_and_nothing_is_queued(world, client, photos, path, word):
     (photos / "link.jpg").symlink_to(photos.parent / "secret/s.jpg")
     (photos / "broken.jpg").symlink_to(photos.parent / "secret/none.jpg")
     (photos / "door").symlink_to(photos.parent / "secret")
+    (photos / "folder.jpg").symlink_to(photos / "sub")
     bad = path.format(root=photos)
     response = add(client, photos / "a.jpg", bad)
     assert refused(response) == ["image_paths.1"]
@@ -223,6 +229,24 @@ def test_a_folder_that_is_none_or_outside_is_refused(client, photos):
     assert refused(response) == [f"recursive_dirs.{i}" for i in range(5)]
 
 
+def test_a_folder_that_cannot_be_listed_is_named_and_nothing_is_queued(world, client, photos):
+    """What was in it was left out, and the answer did not say so. A path too long to be opened stops root as well."""
+    deep, descriptor = f"{photos}/sub", os.open(photos / "sub", os.O_RDONLY)
+    while len(deep) <= 4095:
+        name = "x" * 250
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        deep, descriptor = f"{deep}/{name}", below
+    os.close(descriptor)
+    response = add(client, photos / "a.jpg", recursive_dirs=[str(photos)])
+    assert refused(response) == ["recursive_dirs.0"]
+    (error,) = response.json()["errors"]
+    assert error["path"] == deep
+    assert "CLIP_PIPELINE_WATCH_IGNORE" in error["detail"]
+    assert registered(world) == {}
+
+
 def test_the_same_key_and_body_give_the_same_job_and_answer(world, client, photos):
     key = {"Idempotency-Key": "order 66"}
     first = add(client, photos / "a.jpg", headers=key)
@@ -231,8 +255,21 @@ def test_the_same_key_and_body_give_the_same_job_and_answer(world, client, photo
     assert (second.status_code, second.json()) == (first.status_code, first.json())
     other = add(client, photos / "b.jpg", headers=key)
     assert other.status_code == 409
-    assert "order 66" in other.json()["detail"]
+    assert first.json()["job_id"] in other.json()["detail"]
     assert add(client, photos / "b.jpg", headers={"Idempotency-Key": "67"}).status_code == 202
+
+
+def test_clients_with_different_api_keys_do_not_share_idempotency_keys(world, client, photos):
+    """Any two that sent the same one used to get each other's job, or a conflict about a request they never made."""
+    ada, bob = (create_key(world.ledger, name, scope=Scope.WRITE, expires_at=None).token for name in ("ada", "bob"))
+    first, second, third, again = (
+        add(client, photos / name, headers={"Idempotency-Key": "1", "X-API-Key": token})
+        for name, token in (("a.jpg", ada), ("b.jpg", bob), ("b.jpg", ada), ("b.jpg", bob))
+    )
+    assert (first.status_code, second.status_code, third.status_code) == (202, 202, 409)
+    assert first.json()["job_id"] in third.json()["detail"]
+    assert first.json()["job_id"] != second.json()["job_id"]
+    assert again.json() == second.json()
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, b"\xc3\xa9"])
@@ -292,6 +329,25 @@ def test_only_failed_images_are_tried_again_as_a_new_job(world, client, photos):
     assert batch.number == 2
     nothing = client.post(f"/api/v1/index/jobs/{job_id}/retry")
     assert (nothing.status_code, nothing.json()["status"]) == (200, "completed")
+
+
+def test_failed_images_outside_the_roots_by_now_are_left_out_and_named(tmp_path, dagster, world, client, photos):
+    """A folder taken off the roots is not looked at any more: retrying did so, whatever the roots said."""
+    inside, outside = str(photos / "sub/gone.jpg"), str(photos / "gone.jpg")
+    both, one = (add(client, *paths).json()["job_id"] for paths in ((inside, outside), (str(photos / "none.jpg"),)))
+    finish(world, {})
+    (photos / "gone.jpg").write_bytes(b"here now")
+    narrow = World(tmp_path / "home", dagster_port=dagster.port, roots=str(photos / "sub"))
+    with serving(narrow) as narrowed:
+        document = narrowed.post(f"/api/v1/index/jobs/{both}/retry").json()
+        RetriedJobModel.model_validate(document)
+        assert (document["new_images_count"], document["left_out_count"]) == (1, 1)
+        assert [(left["path"], "CLIP_PIPELINE_ROOTS" in left["detail"]) for left in document["left_out"]] == [
+            (outside, True)
+        ]
+        assert len(refused(narrowed.post(f"/api/v1/index/jobs/{one}/retry"))) == 1
+    narrow.close()
+    assert registered(world)[outside].size_bytes == -1
 
 
 @pytest.mark.parametrize("job_id", ["idx_nope", "%00", "x" * 2000, "..%2f.."])

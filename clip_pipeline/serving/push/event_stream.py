@@ -51,10 +51,15 @@ class EventStream(Response):
             await send(_body(b"", more=False))
 
 
-async def job_frames(watch: JobWatch, last: EventId | None) -> AsyncGenerator[bytes, None]:
-    """What a client is sent: what it missed after `last`, the open jobs as they are, then every change."""
+async def job_frames(
+    watch: JobWatch, last: EventId | None, *, key_id: str | None = None
+) -> AsyncGenerator[bytes, None]:
+    """What a client is sent: what it missed after `last`, the open jobs as they are, then every change.
+
+    key_id: of the API key that the client came with, None for without one.
+    """
     begun_s = time.time()
-    with watch.hub.listening() as listener:
+    with watch.hub.listening(key_id=key_id) as listener:
         await watch.primed()
         yield f"retry: {RETRY_MS}\n\n".encode()
         if last is not None:

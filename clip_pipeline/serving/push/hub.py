@@ -5,7 +5,7 @@ Everything here runs in the event loop, none of it waits for a client.
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ class End(StrEnum):
 
     SLOW = "too slow: more changes waited than are kept; connect again"
     STOPPING = "the service is stopping; connect again"
+    KEY_OVER = "the key of this connection is no longer valid; connect again with another one"
 
 
 class TooManyListenersError(StackError):
@@ -29,9 +30,13 @@ class TooManyListenersError(StackError):
 
 
 class Listener:
-    """The queue of one connection. key: the one thing it asks about, None for all of every topic."""
+    """The queue of one connection. key: the one thing it asks about, None for all of every topic.
 
-    def __init__(self, *, topic: str | None, key: str | None, most: int) -> None:
+    key_id: of the API key that it was opened with, None for without one.
+    """
+
+    def __init__(self, *, topic: str | None, key: str | None, most: int, key_id: str | None = None) -> None:
+        self.key_id = key_id
         self._topic = topic
         self._key = key
         self._most = most
@@ -94,14 +99,16 @@ class Hub:
             )
 
     @contextmanager
-    def listening(self, *, topic: str | None = None, key: str | None = None) -> Generator[Listener, None, None]:
-        """A listener from now on: for one key of a topic, for a topic, or for everything.
+    def listening(
+        self, *, topic: str | None = None, key: str | None = None, key_id: str | None = None
+    ) -> Generator[Listener, None, None]:
+        """A listener from now on: for one key of a topic, for a topic, or for everything. key_id: see `Listener`.
 
         Raises:
             TooManyListenersError: there are enough.
         """
         self.check_room()
-        listener = Listener(topic=topic, key=key, most=self._queued_events)
+        listener = Listener(topic=topic, key=key, most=self._queued_events, key_id=key_id)
         if self._ended is not None:
             listener.end(self._ended)
         self._listeners.add(listener)
@@ -121,6 +128,12 @@ class Hub:
         """Hand one event to all who ask about it."""
         for listener in self._listeners:
             listener.offer(event)
+
+    def keep(self, may_stay: Callable[[str | None], bool]) -> None:
+        """Let those listeners go whose API key, by its id, may not stay."""
+        for listener in self._listeners:
+            if not may_stay(listener.key_id):
+                listener.end(End.KEY_OVER)
 
     def end(self, why: End) -> None:
         """Let every listener go, and each that comes later."""

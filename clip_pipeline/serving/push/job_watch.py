@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager, suppress
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from clip_pipeline.core.errors import StoreError
+from clip_pipeline.serving.keys import KeyRing
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import End, Hub
 from clip_pipeline.serving.push.job_look import OVERLAP_S, JobLook
@@ -26,6 +28,7 @@ PAUSE_PER_LOOK = 9
 """Looking takes at most a tenth of one core, however many jobs are open and however large."""
 LONGEST_PAUSE_S = 30.0
 FAULT_PAUSE_S = 5.0
+KEYS_EVERY_S = 1.0
 
 
 class JobWatch:
@@ -86,14 +89,34 @@ class JobWatch:
             await asyncio.sleep(min(left_s, LOOK_EVERY_S))
 
 
+async def end_with_keys(hub: Hub, keys: KeyRing) -> None:
+    """Let listeners go once their keys are revoked or over, and those without one once there are keys; until canceled.
+
+    A connection is asked for its key only when it is opened, and may then stay open for days.
+    """
+    while True:
+        await hub.somebody()
+        # Older keys, or none, are what the ring has while the ledger cannot be read: asked again a moment later.
+        with suppress(StoreError):
+            hub.keep((await keys.known()).admit)
+        await asyncio.sleep(KEYS_EVERY_S)
+
+
 @asynccontextmanager
-async def watching_jobs(look: JobLook, *, is_stopping: Callable[[], bool]) -> AsyncGenerator[JobWatch, None]:
-    """A watch that follows the jobs as long as the context is open."""
+async def watching_jobs(
+    look: JobLook, keys: KeyRing, *, is_stopping: Callable[[], bool]
+) -> AsyncGenerator[JobWatch, None]:
+    """A watch that follows the jobs, and the keys of those who listen, as long as the context is open."""
     watch = JobWatch(look, Hub(), is_stopping=is_stopping)
-    task = asyncio.create_task(watch.follow(), name="watch-jobs")
+    tasks = [
+        asyncio.create_task(watch.follow(), name="watch-jobs"),
+        asyncio.create_task(end_with_keys(watch.hub, keys), name="watch-keys"),
+    ]
     try:
         yield watch
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request, WebSocket
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from clip_pipeline.core.errors import NotFoundError
+from clip_pipeline.ledger.api_keys import ApiKey
+from clip_pipeline.serving.auth import POLICY_VIOLATION
 from clip_pipeline.serving.documents import Document, status_document
 from clip_pipeline.serving.problems import Problem
 from clip_pipeline.serving.push.event_stream import SEND_S, EventStream, job_frames
@@ -23,7 +26,7 @@ router = APIRouter(tags=["push"])
 
 IDLE_S = 3600.0
 NORMAL, RESTART, TRY_LATER, UNKNOWN_JOB = 1000, 1012, 1013, 4404
-_CLOSE_CODE = {End.SLOW: TRY_LATER, End.STOPPING: RESTART}
+_CLOSE_CODE = {End.SLOW: TRY_LATER, End.STOPPING: RESTART, End.KEY_OVER: POLICY_VIOLATION}
 _EXAMPLE = 'event: job\nid: 1763721354678-0\ndata: {"job_id":"idx_20251114_143025_7f3a9c","status":"running"}\n\n'
 
 
@@ -42,7 +45,7 @@ async def events(request: Request, last_event_id: Annotated[str, Header()] = "")
         watch.hub.check_room()
     except TooManyListenersError as error:
         return Problem(503, str(error), headers={"Retry-After": "10"})
-    return EventStream(job_frames(watch, EventId.parse(last_event_id)))
+    return EventStream(job_frames(watch, EventId.parse(last_event_id), key_id=_key_id(request)))
 
 
 @router.websocket("/ws/jobs/{job_id}")
@@ -51,7 +54,7 @@ async def follow_job(socket: WebSocket, job_id: str) -> None:
     watch: JobWatch = socket.app.state.job_watch
     await socket.accept()
     try:
-        with watch.hub.listening(topic=TOPIC, key=job_id) as listener:
+        with watch.hub.listening(topic=TOPIC, key=job_id, key_id=_key_id(socket)) as listener:
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_gone, socket, group.cancel_scope)
                 code, reason = await _tell(socket, watch, listener, job_id=job_id)
@@ -59,6 +62,11 @@ async def follow_job(socket: WebSocket, job_id: str) -> None:
                 group.cancel_scope.cancel()
     except TooManyListenersError as error:
         await _close(socket, TRY_LATER, str(error))
+
+
+def _key_id(connection: HTTPConnection) -> str | None:
+    key: ApiKey | None = connection.state.api_key
+    return None if key is None else key.key_id
 
 
 async def _tell(socket: WebSocket, watch: JobWatch, listener: Listener, *, job_id: str) -> tuple[int, str]:

@@ -13,10 +13,9 @@ from clip_pipeline.ledger.whereabouts import remove_paths, whereabouts
 from clip_pipeline.serving.api_models import RemovedImagesModel, WhereaboutsModel
 from clip_pipeline.serving.documents import Document, whereabouts_document
 from clip_pipeline.serving.openapi import body_of, problems
-from clip_pipeline.serving.path_checks import checked_texts, normal_path
+from clip_pipeline.serving.path_checks import PATH_SCHEMA, checked_texts, normal_path
 from clip_pipeline.serving.queries import InvalidFieldError
 from clip_pipeline.serving.request_body import parsed, read_json
-from clip_pipeline.serving.routes.jobs import MAX_PATHS_BYTES
 from clip_pipeline.serving.services import OpenServices
 from clip_pipeline.serving.submissions import RemoveImagesBody
 from clip_pipeline.serving.thumbnails import ThumbnailSide
@@ -35,7 +34,10 @@ router = APIRouter(prefix="/api/v1", tags=["images"])
 )
 async def where_is(
     services: OpenServices,
-    path: Annotated[str, Query(description="absolute, as registered", examples=["/data/photos/a.jpg"])],
+    path: Annotated[
+        str,
+        Query(description="absolute, as registered", examples=["/data/photos/a.jpg"], json_schema_extra=PATH_SCHEMA),
+    ],
 ) -> JSONResponse:
     """Where one file stands and why: its state, reason, batch, run and release."""
     try:
@@ -57,7 +59,7 @@ async def where_is(
 )
 async def remove_images(services: OpenServices, request: Request) -> JSONResponse:
     """Remove files: gone from search results at once, from the index with the next merge. The files stay on disk."""
-    content = await read_json(request, max_bytes=MAX_PATHS_BYTES)
+    content = await read_json(request, max_bytes=services.settings.max_body_bytes)
 
     def remove() -> Document:
         body = parsed(lambda: RemoveImagesBody.model_validate_json(content))

@@ -5,20 +5,18 @@ from typing import Annotated, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from clip_pipeline.core.errors import NotFoundError
-from clip_pipeline.ledger.registration import Registration
 from clip_pipeline.serving.api_models import CanceledJobModel, RetriedJobModel, SubmittedJobModel
 from clip_pipeline.serving.cancellation import cancel
 from clip_pipeline.serving.documents import canceled_document, is_queued, submission_document
 from clip_pipeline.serving.openapi import body_of, problems
-from clip_pipeline.serving.request_body import parsed, read_json
+from clip_pipeline.serving.registrar import SMALL_BYTES
+from clip_pipeline.serving.request_body import json_file
 from clip_pipeline.serving.services import OpenServices, Services
-from clip_pipeline.serving.submissions import AddImagesBody, checked_key, retry, submit
-
-MAX_PATHS_BYTES = 64 * 1024**2
-"""A hundred thousand paths of 600 bytes; paths of ordinary length take a tenth."""
+from clip_pipeline.serving.submissions import AddImagesBody, UnfitBodyError, checked_key, retry
 
 Value = TypeVar("Value")
 
@@ -38,18 +36,17 @@ async def add_images(
     services: OpenServices,
     request: Request,
     idempotency_key: Annotated[
-        str | None, Header(description="the same key with the same body gives the same job and answer")
+        str | None,
+        Header(description="the same key with the same body, from the same client, gives the same job and answer"),
     ] = None,
 ) -> JSONResponse:
     """Queue images for indexing, as one job."""
-    key = checked_key(idempotency_key)
-    content = await read_json(request, max_bytes=MAX_PATHS_BYTES)
-
-    def work() -> Registration:
-        body = parsed(lambda: AddImagesBody.model_validate_json(content))
-        return submit(services.ledger, services.settings, body, idempotency_key=key)
-
-    registration = await _in_thread(services, work)
+    key = checked_key(idempotency_key, owner=request.state.api_key)
+    async with json_file(request, max_bytes=services.settings.max_body_bytes, in_memory=SMALL_BYTES) as body:
+        try:
+            registration = await services.registrar.submit(body, idempotency_key=key)
+        except UnfitBodyError as error:
+            raise RequestValidationError(error.faults) from error
     return JSONResponse(submission_document(registration), 202 if is_queued(registration) else 200)
 
 
@@ -58,14 +55,18 @@ async def add_images(
     status_code=202,
     response_model=RetriedJobModel,
     responses={200: {"model": RetriedJobModel, "description": "No image of the job failed: there is nothing to do"}}
-    | problems({404: "No job has this id"}),
+    | problems({404: "No job has this id", 422: "None of the failed images may be looked at any more"}),
 )
 async def retry_job(services: OpenServices, job_id: str) -> JSONResponse:
-    """Queue the failed images of a job again, as a new job."""
+    """Queue the failed images of a job again, as a new job; those outside the roots by now are left out and named."""
     known = known_job_id(job_id)
-    registration = await _in_thread(services, lambda: retry(services.ledger, known))
-    document = submission_document(registration) | {"retry_of": known}
-    return JSONResponse(document, 202 if is_queued(registration) else 200)
+    retried = await _in_thread(services, lambda: retry(services.ledger, services.settings, known))
+    document = submission_document(retried.registration) | {
+        "retry_of": known,
+        "left_out": [{"path": path.path, "detail": path.detail} for path in retried.left_out],
+        "left_out_count": retried.left_out_count,
+    }
+    return JSONResponse(document, 202 if is_queued(retried.registration) else 200)
 
 
 @router.delete(

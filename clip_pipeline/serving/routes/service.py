@@ -1,7 +1,9 @@
 """The service itself: what it is, and whether all is well."""
 
-from fastapi import APIRouter
-from starlette.responses import JSONResponse
+from typing import Annotated
+
+from fastapi import APIRouter, Header
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from clip_pipeline import __version__
 from clip_pipeline.serving.health import health_of
@@ -11,18 +13,24 @@ from clip_pipeline.serving.services import OpenServices
 router = APIRouter(tags=["service"])
 
 
-@router.get("/")
-def root(services: OpenServices) -> JSONResponse:
-    """The name of the service, its version, and where to go on."""
+@router.get("/", responses={303: {"description": "To the search page, for what asks for HTML"}})
+def root(services: OpenServices, accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+    """The name of the service, its version, and where to go on; a browser goes on to the search page."""
+    if "text/html" in accept:
+        return RedirectResponse("/ui/search", 303, headers={"Vary": "Accept"})
     links = {
         "health": "/health",
         "search": "/api/v1/search?q=a+red+bicycle&k=10",
         "stats": "/api/v1/index/stats",
         "status": "/api/v1/index/status",
+        "pages": "/ui/search",
+        "docs": "/docs",
         "openapi": "/openapi.json",
         "dagster": services.orchestrator.url,
     }
-    return JSONResponse({"service": "clip-pipeline", "version": __version__, "links": links})
+    return JSONResponse(
+        {"service": "clip-pipeline", "version": __version__, "links": links}, headers={"Vary": "Accept"}
+    )
 
 
 @router.get("/health")

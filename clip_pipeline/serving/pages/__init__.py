@@ -1,0 +1,1 @@
+"""The web pages: what a person sees and does with eyes, mouse and keyboard."""

@@ -1,6 +1,7 @@
 """Every script under docs/examples, as a reader would run it, against a real stack."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,5 +40,9 @@ def test_the_examples_do_what_they_say(stack: Stack, photos: dict[str, Path], tm
     assert '"path": "' + str(tmp_path / "second" / "rocket_launch.jpg") in told
 
     dagster = stack.graphql_url.removesuffix("/graphql")
+    told = run(sys.executable, EXAMPLES / "graphql_follow_job.py", job_id, dagster)
+    assert "image_embeddings b0000001: images 1, quarantined 0" in told
+    assert re.search(r"^merge_index \S+ SUCCESS$", told, re.MULTILINE)
+
     told = run(sys.executable, EXAMPLES / "graphql_backfill.py", job_id, "b0000001", dagster)
     assert told.splitlines()[-1] == "embed_images SUCCESS"

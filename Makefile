@@ -69,6 +69,14 @@ bench-register: .venv/.installed ## Measure registering 100,000 paths against 1,
 bench-latency: .venv/.installed ## Measure how long a new image takes to be searchable, through the whole stack
 	@$(BIN)/python -m benchmarks.latency $(ARGS)
 
+.PHONY: bench-service
+bench-service: .venv/.installed ## Measure submitting 1,000 and 100,000 paths over HTTP, and what /health and a status cost
+	@$(BIN)/python -m benchmarks.service $(ARGS)
+
+.PHONY: bench-search
+bench-search: .venv/.installed ## Measure searches by text over HTTP among 100,000 images, with 1, 8 and 32 clients
+	@$(BIN)/python -m benchmarks.search_http $(ARGS)
+
 .PHONY: bench-recall
 bench-recall: .venv/.installed ## Measure text->image recall of your index (IMAGES=folder CAPTIONS=file.csv)
 	@[ -n "$${IMAGES:-}" ] && [ -n "$${CAPTIONS:-}" ] || { echo 'make bench-recall IMAGES=folder CAPTIONS=file.csv'; exit 2; }

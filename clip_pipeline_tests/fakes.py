@@ -35,6 +35,10 @@ class HashEncoder:
     def spec(self) -> EncoderSpec:
         return self._spec
 
+    @property
+    def logit_scale(self) -> float:
+        return 20.0
+
     def encode_images(self, pixels: PixelBatch) -> EmbeddingMatrix:
         n, channels, height, width = pixels.shape
         blocks = pixels.reshape(n, channels, 8, height // 8, 8, width // 8).mean(axis=(3, 5), dtype=np.float32)

@@ -78,6 +78,18 @@ class Encoder(Protocol):
         """Name, fingerprint, dim and preprocessing."""
         ...
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax over labels. Not in the fingerprint: no vector depends on it.
+
+        Raises:
+            EncoderUnavailableError: the model's files do not say.
+
+        Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+        section 2.5: exp(t), learned with the towers.
+        """
+        ...
+
     def encode_images(self, pixels: PixelBatch) -> EmbeddingMatrix:
         """Embeddings, float32 [n, d], unit length, of `pixels`, uint8 [n, 3, h, w] as `spec.preprocessing` makes.
 

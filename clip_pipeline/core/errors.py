@@ -5,6 +5,7 @@ ClipPipelineError                 exit code 1
 │   └── PathRefusedError          4   a path lies outside the configured roots
 ├── StoreError                    5   a file of the store is missing or cannot be read
 │   ├── IntegrityError            6   a file of the store differs from its recorded digest
+│   ├── NoSpaceError             14   the disk of the store or of the ledger is full
 │   └── LedgerBusyError           5   another process holds the ledger for too long
 ├── EncoderUnavailableError       7   the encoder's weights cannot be found or do not match their digest
 ├── FingerprintMismatchError      8   vectors of different encoders would be compared
@@ -47,6 +48,12 @@ class IntegrityError(StoreError):
     """A file of the store is not the one that its seal or release recorded."""
 
     exit_code = 6
+
+
+class NoSpaceError(StoreError):
+    """There is no room left where something had to be written; nothing of it was kept."""
+
+    exit_code = 14
 
 
 class LedgerBusyError(StoreError):

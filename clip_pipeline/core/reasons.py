@@ -27,6 +27,8 @@ class ReasonCode(StrEnum):
     DECODER_HUNG = "decoder-hung"
     OUT_OF_MEMORY = "out-of-memory"
     NOT_FINITE = "not-finite"
+    KILLED_ITS_RUN = "killed-its-run"
+    UNUSABLE_LABELS = "unusable-labels"
 
 
 PATH_CODES = frozenset({ReasonCode.MISSING, ReasonCode.UNREADABLE, ReasonCode.CHANGED, ReasonCode.NOT_A_FILE})

@@ -5,6 +5,8 @@
     embeddings/<encoder>/<batch>/{vectors.npy, rows.parquet, quarantine.parquet, seal.json}
     releases/<encoder>/<n>/{segment-*.faiss, ids-*.npy, dead-*.npy, release.json}
     releases/<encoder>/CURRENT
+    labels/<encoder>/vectors-<digest>.{npy,json}         the labels of one label set as vectors
+    labels/<encoder>/<digest>/{ids.npy, top.npy, confidence.npy, seal.json}
     uploads/<sha256[:2]>/<sha256>   thumbnails/<sha256[:2]>/<sha256>.webp
 
 Whatever is visible under its final name is complete: it was written under a temporary name in the same folder,
@@ -13,6 +15,7 @@ flushed to disk, then renamed. Temporary names start with `.tmp-`, so a sweep ca
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -81,6 +84,14 @@ class Store:
         with replace_file(pointer) as temporary:
             temporary.write_text(f"{number}\n")
 
+    def label_vectors_path(self, encoder_key: str, digest: str) -> Path:
+        """The vectors of the label set with this digest under one encoder; what they are is said in `.json` beside."""
+        return self.root / "labels" / encoder_key / f"vectors-{digest[:16]}.npy"
+
+    def image_labels_dir(self, encoder_key: str, digest: str) -> Path:
+        """The labels of all indexed images from the label set with this digest, under one encoder."""
+        return self.root / "labels" / encoder_key / digest[:16]
+
     def thumbnail_path(self, sha256: str, *, side: int = THUMBNAIL_SIDE) -> Path:
         """The cached thumbnail of one content, whose long side has at most so many pixels."""
         name = f"{sha256}.webp" if side == THUMBNAIL_SIDE else f"{sha256}-{side}.webp"
@@ -88,7 +99,28 @@ class Store:
 
     def upload_path(self, sha256: str) -> Path:
         """An uploaded image, by content, never by the name it came with."""
-        return self.root / "uploads" / sha256[:2] / sha256
+        return self.uploads_dir / sha256[:2] / sha256
+
+    def forget_upload_files(self, sha256: str) -> None:
+        """Delete an upload and every thumbnail of its content. An indexed image of that content gets new ones."""
+        self.upload_path(sha256).unlink(missing_ok=True)
+        for thumbnail in self.thumbnail_path(sha256).parent.glob(f"{sha256}*.webp"):
+            thumbnail.unlink(missing_ok=True)
+
+    @property
+    def uploads_dir(self) -> Path:
+        """The folder of all uploads; temporary files directly in it are uploads whose content is not known yet."""
+        return self.root / "uploads"
+
+    @contextmanager
+    def new_upload(self) -> Generator[Path, None, None]:
+        """A temporary path on the disk of the uploads, to be renamed to an upload's own; else gone after the block."""
+        self.uploads_dir.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(self.uploads_dir / "upload")
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -128,9 +160,14 @@ def replace_dir(target: Path) -> Generator[Path, None, None]:
     fsync_path(target.parent)
 
 
-def sweep_temporaries(folder: Path) -> int:
-    """Remove what killed writers left directly in `folder`; returns how many entries. Call it with no writer alive."""
-    leftovers = list(folder.glob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []
+def sweep_temporaries(folder: Path, *, older_than_s: float = 0.0) -> int:
+    """Remove what killed writers left directly in `folder`; returns how many entries. Call it with no writer alive.
+
+    older_than_s: leave what was changed since; with it, writers that take less time may be alive.
+    """
+    before = time.time() - older_than_s
+    found = folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ()
+    leftovers = [path for path in found if not older_than_s or path.stat().st_mtime < before]
     for path in leftovers:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return len(leftovers)

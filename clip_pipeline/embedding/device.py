@@ -1,10 +1,11 @@
 """Where and how precisely a forward pass runs: device, dtype, threads, and memory errors told apart from others."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ _CPU_OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "not enoug
 
 # Several parts a core even out what the cores lose to other processes: 18.4 images/s, with one part a core 16.5.
 _IMAGES_OF_A_PART = 8
+
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def resolve_device(setting: str) -> torch.device:
@@ -72,31 +77,41 @@ def on_all_cores(forward: Callable[[PixelBatch], EmbeddingMatrix], pixels: Pixel
 
     torch's own threads wait for each other within every layer, and longer where decoders and others need the cores.
     ViT-B/32 with decoding on 2 cores at a load of 4, in turn, median of five: 18.4 images/s and 107 CPU ms an image
-    instead of 13.7 and 125; nearly equal on an idle machine. A few images are left to torch's threads.
+    instead of 13.7 and 125; nearly equal on an idle machine. Fewer images than cores get torch's threads, all but one.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(pixels) < 2 * threads:
+    if threads == 1:
         return forward(pixels)
+    if len(pixels) < threads:
+        # An image of EfficientNet-Lite0 on 2 cores at a load of 7: 60, 18, 22 ms; with both threads 1751, 752, 198.
+        return _workers(1, threads - 1).submit(forward, pixels).result()
     size = min(_IMAGES_OF_A_PART, -(-len(pixels) // threads))
     parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-    return np.concatenate(list(_one_thread_each(threads).map(forward, parts)))
+    return np.concatenate(one_core_each(forward, parts))
+
+
+def one_core_each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`work` of each part on the CPU, in order: as many parts at a time as torch has threads, each on one core."""
+    threads = torch.get_num_threads()
+    return [work(part) for part in parts] if threads == 1 else list(_workers(threads, 1).map(work, parts))
 
 
 @cache
-def _one_thread_each(threads: int) -> ThreadPoolExecutor:
-    """A pool in whose threads torch computes without further threads; elsewhere in the process it stays as it was."""
-    pool = ThreadPoolExecutor(threads, "forward", initializer=_use_one_thread)
-    together = threading.Barrier(threads)
-    list(pool.map(lambda _: together.wait(), range(threads)))  # so that every thread has begun
+def _workers(count: int, threads_each: int) -> ThreadPoolExecutor:
+    """A pool in whose threads torch computes with so many threads; elsewhere in the process it stays as it was."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "forward", initializer=_use_threads, initargs=(threads_each,))
+    together = threading.Barrier(count)
+    list(pool.map(lambda _: together.wait(), range(count)))  # so that every thread has begun
     # torch keeps the number for each thread, but what was set last is where threads that begin later start.
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     return pool
 
 
-def _use_one_thread() -> None:
+def _use_threads(threads: int) -> None:
     # Asked first, because torch's first look in a thread brings the number of the process and undoes what was set.
     torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
 
 def normalised(pixels: PixelBatch, preprocessing: Preprocessing, *, device: torch.device) -> Tensor:

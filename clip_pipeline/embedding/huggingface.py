@@ -6,7 +6,9 @@ exactly, and running its two towers, each loaded at first use and alone. Finding
 
 import hashlib
 import json
+import math
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,11 +76,23 @@ class HuggingFaceEncoder:
         self._vision = Once(partial(_load_vision, folder, self._config, getattr(torch, spec.dtype), device))
         self._text = Once(partial(_load_text, folder, self._config, device))
         self._tokenizer = Once(partial(_load_tokenizer, folder))
+        self._logit_scale = Once(partial(_read_logit_scale, folder))
 
     @property
     def spec(self) -> EncoderSpec:
         """Name, fingerprint, dim and preprocessing."""
         return self._spec
+
+    @property
+    def logit_scale(self) -> float:
+        """As `Encoder.logit_scale`; read from the weights at first use, neither tower is loaded for it.
+
+        SigLIP's bias is left out: a softmax over labels does not change when all of them are shifted alike.
+
+        Raises:
+            EncoderUnavailableError: the weights hold no such number.
+        """
+        return self._logit_scale()
 
     def encode_images(self, pixels: PixelBatch) -> EmbeddingMatrix:
         """As `Encoder.encode_images`.
@@ -248,6 +263,25 @@ def _load_tower(class_name: str, folder: Path, config: Any, *, dtype: torch.dtyp
             f"the weights in {folder} lack {len(wrong)} tensors of {class_name}, first {wrong[0]}; download them again"
         )
     return model.eval().requires_grad_(False).to(device)
+
+
+def _read_logit_scale(folder: Path) -> float:
+    for path in weight_files(folder):
+        tensor = _read_tensor(path, "logit_scale")
+        if tensor is not None and tensor.numel() == 1:
+            return math.exp(float(tensor))
+    raise EncoderUnavailableError(
+        f"the weights in {folder} lack logit_scale, so cosines cannot become confidences; download them again"
+    )
+
+
+def _read_tensor(path: Path, name: str) -> Tensor | None:
+    """One tensor of a weight file, or None where it is not in there."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - not a mapping
+    # Mapped, so that one number does not cost a gigabyte; what torch wrote before 1.6 is no archive and has no map.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)).get(name)
 
 
 def _load_tokenizer(folder: Path) -> Any:

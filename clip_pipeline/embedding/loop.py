@@ -15,22 +15,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clip_pipeline.core.embeddings import Quarantined, Seal, StoredVectors
-from clip_pipeline.core.encoder import EmbeddingMatrix, Encoder, PixelBatch
-from clip_pipeline.core.errors import EncoderUnavailableError, IntegrityError
+from clip_pipeline.core.encoder import Encoder, PixelBatch
+from clip_pipeline.core.errors import EncoderUnavailableError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.core.manifest import Manifest
-from clip_pipeline.core.reasons import Reason, ReasonCode
+from clip_pipeline.core.reasons import Reason
 from clip_pipeline.core.store import Store
 from clip_pipeline.embedding.decode import Decode, load_pixels
+from clip_pipeline.embedding.forward import NO_ROOM, ForwardPass
 from clip_pipeline.embedding.ring import PixelRing
 from clip_pipeline.embedding.sealing import Embedded, seal_embeddings
 
 logger = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S = 1.0
-_SMALLEST_NORM = 1e-6
-_NO_ROOM = Reason(ReasonCode.OUT_OF_MEMORY, "a forward pass of this image alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,8 @@ def embed_batch(
     """
     started = time.monotonic()
     vectors = np.empty((len(manifest.rows), encoder.spec.dim), np.float16)
-    work = _Work(encoder, manifest, vectors, on_progress, forward_limit=ring.forward_batch if ring else forward_batch)
+    forward = ForwardPass(encoder, ring.forward_batch if ring else forward_batch)
+    work = _Work(forward, manifest, vectors, on_progress)
     with ExitStack() as stack:
         if ring is None and manifest.rows:
             opened = PixelRing(
@@ -117,7 +117,7 @@ def embed_batch(
         images_per_s=len(manifest.rows) / max(seconds, 1e-9),
         decode_wait_s=work.decode_wait_s,
         forward_s=work.forward_s,
-        forward_batch=work.forward_limit,
+        forward_batch=forward.limit,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
 
@@ -135,11 +135,10 @@ class _Group:
 class _Work:
     """The state of one call of `embed_batch`: which rows are done, and how."""
 
-    encoder: Encoder
+    forward: ForwardPass
     manifest: Manifest
     vectors: StoredVectors
     on_progress: Callable[[int, int], None] | None
-    forward_limit: int
     reasons: dict[int, Reason] = field(default_factory=dict[int, Reason])
     done: int = 0
     failed: int = 0
@@ -170,10 +169,10 @@ class _Work:
         """
         rows = self.manifest.rows
         good = [i for i in range(len(rows)) if i not in self.reasons]
-        if not good and any(reason == _NO_ROOM for reason in self.reasons.values()):
+        if not good and any(reason == NO_ROOM for reason in self.reasons.values()):
             raise EncoderUnavailableError(
-                f"the device of {self.encoder.spec.model_name} has no room for a forward pass of one image; free its "
-                "memory or set CLIP_PIPELINE_DEVICE, and run the batch again"
+                f"the device of {self.forward.encoder.spec.model_name} has no room for a forward pass of one image; "
+                "free its memory or set CLIP_PIPELINE_DEVICE, and run the batch again"
             )
         quarantined = tuple(Quarantined(rows[i], self.reasons[i]) for i in sorted(self.reasons))
         vectors = self.vectors[good] if quarantined else self.vectors  # no copy where there is nothing to leave out
@@ -219,32 +218,8 @@ class _Work:
             self.report()
 
     def _encode(self, pixels: PixelBatch, positions: Sequence[int]) -> None:
-        start = 0
-        while start < len(positions):
-            count = min(self.forward_limit, len(positions) - start)
-            try:
-                vectors = self.encoder.encode_images(pixels[start : start + count])
-            except MemoryError:
-                if count == 1:
-                    self.reasons[positions[start]] = _NO_ROOM
-                    start += 1
-                else:
-                    self.forward_limit = count // 2
-                continue
-            self._keep(vectors, positions[start : start + count])
-            start += count
-
-    def _keep(self, vectors: EmbeddingMatrix, positions: Sequence[int]) -> None:
-        if vectors.shape != (len(positions), self.vectors.shape[1]):
-            raise IntegrityError(
-                f"{self.encoder.spec.name} made {vectors.shape} from {len(positions)} images, expected "
-                f"{len(positions)} x {self.vectors.shape[1]}; its specification is wrong"
-            )
-        # In float32: a float16 norm of 768 squares loses about three decimal digits.
-        numbers = np.asarray(vectors, np.float32)
-        norms = np.linalg.norm(numbers, axis=1)
-        for i, position in enumerate(positions):
-            if np.isfinite(norms[i]) and norms[i] > _SMALLEST_NORM:
-                self.vectors[position] = numbers[i] / norms[i]
+        for position, embedded in zip(positions, self.forward.embed(pixels), strict=True):
+            if isinstance(embedded, Reason):
+                self.reasons[position] = embedded
             else:
-                self.reasons[position] = Reason(ReasonCode.NOT_FINITE, f"the embedding has length {norms[i]}")
+                self.vectors[position] = embedded

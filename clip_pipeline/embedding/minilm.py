@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clip_pipeline.core.encoder import EmbeddingMatrix
+from clip_pipeline.embedding.device import one_core_each
 
 DIM = 384
 _HEADS, _LAYERS, _INNER, _VOCABULARY, _POSITIONS = 12, 6, 1536, 30522, 512
@@ -100,10 +101,15 @@ class TextEncoder:
         vectors = np.empty((len(texts), DIM), np.float32)
         # Texts of like length share a pass, so that little of it is padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), _TEXTS_PER_PASS):
-            chosen = order[start : start + _TEXTS_PER_PASS]
-            vectors[chosen] = self._encode_pass([texts[i] for i in chosen])
+        passes = [order[start : start + _TEXTS_PER_PASS] for start in range(0, len(texts), _TEXTS_PER_PASS)]
+        for chosen, encoded in zip(passes, self._all_passes([[texts[i] for i in p] for p in passes]), strict=True):
+            vectors[chosen] = encoded
         return vectors
+
+    def _all_passes(self, passes: list[list[str]]) -> list[EmbeddingMatrix]:
+        if self._device.type != "cpu":
+            return [self._encode_pass(texts) for texts in passes]
+        return one_core_each(self._encode_pass, passes)
 
     @torch.inference_mode()
     def _encode_pass(self, texts: list[str]) -> EmbeddingMatrix:

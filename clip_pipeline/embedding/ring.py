@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -19,12 +19,21 @@ from clip_pipeline.core.errors import ConfigurationError
 from clip_pipeline.core.inspection import reason_of
 from clip_pipeline.core.isolation import Crash, Error, Hang, IsolatedPool, available_cores
 from clip_pipeline.core.limits import ImageLimits
-from clip_pipeline.core.manifest import ManifestRow
 from clip_pipeline.core.reasons import Reason
 from clip_pipeline.embedding.decode import Decode, load_pixels, use_one_thread
 
 _GROUPS_AHEAD = 4
 _MAX_BACKLOG = 16
+
+
+class Listed(Protocol):
+    """A file to decode, by its path in text form, and the content that is expected there."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,7 @@ class PixelRing:
         """The buffer of one group, uint8 [forward_batch, 3, h, w]: a view, valid until the group is filled anew."""
         return self._pixels[group]
 
-    def submit(self, group: int, slot: int, row: ManifestRow) -> None:
+    def submit(self, group: int, slot: int, row: Listed) -> None:
         """Have one image decoded into a slot that nothing else is going on in."""
         self._slots[self._pool.submit((group, slot, row.path, row.sha256))] = (group, slot)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clip_pipeline.embedding.device import on_all_cores
+from clip_pipeline.embedding.device import on_all_cores, one_core_each
 
 
 @pytest.fixture
@@ -52,3 +52,23 @@ def test_memory_that_runs_out_in_a_part_is_the_callers_error():
 
     with pytest.raises(MemoryError, match="4 images"):
         on_all_cores(forward, pixels_of(8))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_fewer_images_than_cores_leave_a_core_to_others():
+    """One image on both of two busy cores took 1.7 s where one core takes 60 ms: torch's threads wait by spinning."""
+    seen: list[int] = []
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        seen.append(torch.get_num_threads())
+        return sums(pixels)
+
+    on_all_cores(forward, pixels_of(1))
+    assert seen == [1]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_each_part_of_any_work_is_done_on_one_core_and_comes_back_in_order(n):
+    assert one_core_each(lambda part: (part, torch.get_num_threads()), list(range(n))) == [(i, 1) for i in range(n)]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from clip_pipeline.core.encoder import PixelBatch, Preprocessing
 from clip_pipeline.core.errors import EncoderUnavailableError
 from clip_pipeline.core.image_header import pillow_without_limits
+from clip_pipeline.core.label_scores import confidences
 from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.embedding.decode import decode_into
 from clip_pipeline.embedding.huggingface import HuggingFaceEncoder, huggingface_spec, short_name
@@ -238,3 +239,42 @@ def test_a_missing_file_is_named_before_anything_loads(clip_folder, missing):
 )
 def test_short_names(name, short):
     assert short_name(name) == short
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_confidences_agree_with_the_models_own(family, folders, images):
+    """The scale is the model's; SigLIP's bias shifts all labels alike."""
+    encoder = open_encoder(folders[family])
+    model = transformers.AutoModel.from_pretrained(folders[family]).eval().requires_grad_(False)
+    assert encoder.logit_scale == pytest.approx(float(model.logit_scale.exp()), rel=1e-6)
+    image_truth, text_truth = reference(folders[family], images, TEXTS)
+    logits = torch.tensor(image_truth @ text_truth.T) * model.logit_scale.exp() + getattr(model, "logit_bias", 0)
+    pixels = preprocessed(images, encoder.spec.preprocessing)
+    found = confidences(encoder.encode_images(pixels), encoder.encode_texts(TEXTS), logit_scale=encoder.logit_scale)
+    np.testing.assert_allclose(found, logits.softmax(dim=1), atol=0.02)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_scale_is_read_from_pickled_weights_too(clip_folder, zipped):
+    state = load_file(clip_folder / "model.safetensors")
+    state["logit_scale"] = torch.tensor(3.0)
+    torch.save(state, clip_folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (clip_folder / "model.safetensors").unlink()
+    assert open_encoder(clip_folder).logit_scale == pytest.approx(np.exp(3.0))
+
+
+def test_the_scale_is_read_without_a_tower(folders, monkeypatch):
+    encoder = open_encoder(folders["clip"])
+    for tower in ("_vision", "_text"):
+        monkeypatch.setattr(encoder, tower, None)
+    assert encoder.logit_scale > 1
+
+
+def test_weights_without_a_scale_are_refused_when_it_is_needed(clip_folder):
+    state = load_file(clip_folder / "model.safetensors")
+    del state["logit_scale"]
+    save_file(state, clip_folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = open_encoder(clip_folder)
+    assert encoder.encode_texts(["a cat"]).shape == (1, 32)
+    with pytest.raises(EncoderUnavailableError, match="lack logit_scale"):
+        encoder.logit_scale  # noqa: B018

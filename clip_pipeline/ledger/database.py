@@ -12,11 +12,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, CursorResult, Engine, Insert, Table, create_engine, event, make_url
 from sqlalchemy import text as sql_text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from clip_pipeline.core.errors import LedgerBusyError, StoreError
+from clip_pipeline.core.errors import LedgerBusyError, NoSpaceError, StoreError
 
 BUSY_TIMEOUT_S = 60
 CACHE_KIB = 64 * 1024
@@ -54,11 +55,21 @@ class Ledger:
             LedgerBusyError: SQLite's lock was held by others for `BUSY_TIMEOUT_S`; nothing is written.
             StoreError: the database cannot be reached, or not be written.
         """
+        with self.write_rows() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sql_text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
+            yield connection
+
+    @contextmanager
+    def write_rows(self) -> Generator[Connection, None, None]:
+        """A write transaction that protects its rows by itself: with locks on them, or unique keys.
+
+        On PostgreSQL it does not queue behind `write`, so a large registration holds no small change up. SQLite has
+        one writer at a time, whatever it writes.
+        """
         with _translated(), self.engine.connect() as plain:
             connection = plain.execution_options(**{_WRITE: True})
             with connection.begin():
-                if connection.dialect.name == "postgresql":
-                    connection.execute(sql_text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK})
                 yield connection
 
     def close(self) -> None:
@@ -91,6 +102,13 @@ def inserted_id(created: CursorResult[Any]) -> int:
     return int(key[0])
 
 
+def insert_if_new(connection: Connection, table: Table) -> Insert:
+    """An INSERT that leaves out every row whose key is taken; the count of the result is that of rows inserted."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
 def utc_now() -> str:
     """The time as every table stores it: UTC, ISO 8601 with milliseconds, ending in Z."""
     return iso_utc(datetime.now(UTC))
@@ -113,6 +131,10 @@ def _translated() -> Generator[None, None, None]:
                 f"the ledger is in use by another writer ({error.orig}), nothing was written; try again. If it stays "
                 "so, look for a process that holds its file open"
             ) from error
+        # SQLite: "database or disk is full"; PostgreSQL, code 53100: "No space left on device".
+        text = str(error.orig).lower()
+        if "disk is full" in text or "no space left" in text:
+            raise NoSpaceError("the disk of the ledger is full, so nothing was recorded; free some space") from error
         raise StoreError(
             f"the database cannot be read or written: {error.orig}; check CLIP_PIPELINE_LEDGER_URL, that the folder is "
             "writable and the disk not full"

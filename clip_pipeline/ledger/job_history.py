@@ -20,7 +20,6 @@ class ClosedJobLine:
     job_id: str
     source: str
     created_at: str
-    closed_at: str
     is_canceled: bool
     images_count: int
     failed_images: int
@@ -47,7 +46,6 @@ def closed_jobs(ledger: Ledger, *, after: JobPosition | None = None, most: int =
                 job_id=row["job_id"],
                 source=row["source"],
                 created_at=row["created_at"],
-                closed_at=row["canceled_at"] or row["completed_at"],
                 is_canceled=row["canceled_at"] is not None,
                 images_count=row["images_count"],
                 failed_images=row["failed_images"] or 0,

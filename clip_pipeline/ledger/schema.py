@@ -4,9 +4,11 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -147,4 +149,76 @@ api_keys = Table(
     Column("expires_at", String(32)),
     Column("revoked_at", String(32)),
     Column("last_used_at", String(32), comment="to the minute"),
+)
+
+# Conditions of partial indexes, as text: the planner must find the same words in the query to use the index.
+IS_SUBMITTED = text("state = 'submitted'")
+IS_PROCESSING = text("state = 'processing'")
+IS_FINISHED = text("state IN ('completed', 'failed')")
+AWAITS_DELIVERY = text("source = 'kafka' AND delivered_at IS NULL AND completed_at IS NOT NULL")
+
+analysis_requests = Table(
+    "analysis_requests",
+    metadata,
+    Column("seq", Identifier, primary_key=True, autoincrement=True, comment="the order of submission"),
+    Column("request_id", String(128), nullable=False, unique=True),
+    Column("source", String(16), nullable=False, comment="api, cli, kafka or page"),
+    Column("sha256", String(64), nullable=False, comment="of the upload, which the store keeps by it"),
+    Column("filename", Text, nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("labels", Text, comment="JSON list that came with the request; null: those of label_set"),
+    Column("label_set", String(64)),
+    Column("label_set_version", Integer),
+    Column("top_k", Integer, comment="null: all labels"),
+    Column("state", String(16), nullable=False),
+    Column("submitted_at", String(32), nullable=False),
+    Column("started_at", String(32), comment="first claimed"),
+    Column("completed_at", String(32), comment="completed or failed"),
+    Column("updated_at", String(32), nullable=False, comment="of the last change of state"),
+    Column("lease_owner", String(64), comment="the run that works on it"),
+    Column("lease_until", Float(), comment="seconds since 1970; one owner's leases all end together"),
+    Column("alone", Boolean, nullable=False, server_default=false(), comment="its run has nothing else leased"),
+    Column("suspect", Boolean, nullable=False, server_default=false(), comment="a run died while it worked on it"),
+    Column("attempts", Integer, nullable=False, server_default=text("0"), comment="times claimed"),
+    Column("solo_deaths", Integer, nullable=False, server_default=text("0"), comment="runs that died with it alone"),
+    Column("reason", Text),
+    Column("result", Text, comment="JSON"),
+    Column("processing_time_ms", Float()),
+    Column("delivered_at", String(32), comment="when Kafka had its result"),
+    Index("ix_analysis_requests_waiting", "suspect", "seq", sqlite_where=IS_SUBMITTED, postgresql_where=IS_SUBMITTED),
+    Index("ix_analysis_requests_leased", "lease_until", sqlite_where=IS_PROCESSING, postgresql_where=IS_PROCESSING),
+    Index("ix_analysis_requests_owned", "lease_owner", "seq", sqlite_where=IS_PROCESSING,
+          postgresql_where=IS_PROCESSING),
+    Index("ix_analysis_requests_undelivered", "seq", sqlite_where=AWAITS_DELIVERY, postgresql_where=AWAITS_DELIVERY),
+    Index("ix_analysis_requests_updated", "updated_at", "seq"),
+    Index("ix_analysis_requests_sha256", "sha256"),
+    # Partial too: SQLite would prefer an index on all states to those above, and sort a whole backlog.
+    Index("ix_analysis_requests_finished", "state", "processing_time_ms",
+          sqlite_where=IS_FINISHED, postgresql_where=IS_FINISHED),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+upload_vectors = Table(
+    "upload_vectors",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("fingerprint", String(64), primary_key=True, comment="of the encoder that made it"),
+    Column("vector", LargeBinary, nullable=False, comment="unit length, little-endian float16"),
+    Column("created_at", String(32), nullable=False),
+)
+
+label_sets = Table(
+    "label_sets",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("labels", Text, nullable=False, comment="JSON list"),
+    Column("templates", Text, nullable=False, comment="JSON list, {} where the label goes"),
+    Column("digest", String(64), nullable=False, comment="SHA-256 of labels and templates"),
+    Column("created_at", String(32), nullable=False),
+    Column("in_use", Boolean, nullable=False, server_default=false()),
+    Index("uq_label_sets_in_use", "in_use", unique=True, sqlite_where=text("in_use"), postgresql_where=text("in_use")),
 )

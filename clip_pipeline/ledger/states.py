@@ -45,3 +45,16 @@ LIVE_IMAGES = (ImageState.MANIFESTED, ImageState.EMBEDDED, ImageState.INDEXED)
 
 VECTOR_IMAGES = (ImageState.EMBEDDED, ImageState.INDEXED)
 """An image in one of these has a vector in the sealed embeddings of its batch."""
+
+
+class AnalysisState(StrEnum):
+    """Where one analysis request stands: submitted <-> processing -> completed or failed (reason)."""
+
+    SUBMITTED = "submitted"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+FINAL_ANALYSES = (AnalysisState.COMPLETED, AnalysisState.FAILED)
+"""Nothing happens to a request in one of these any more, but its removal."""

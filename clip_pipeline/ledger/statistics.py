@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, case, cast, func, 
 from clip_pipeline.ledger.database import Ledger, utc_now
 from clip_pipeline.ledger.lookup import failures_by_code
 from clip_pipeline.ledger.schema import files, images
-from clip_pipeline.ledger.states import FileState
+from clip_pipeline.ledger.states import FileState, ImageState
 
 PIXEL_BOUNDS = tuple(int(megapixels * 1e6) for megapixels in (0, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32))
 """Where the bins of the pixel histogram begin; the last is open."""
@@ -52,12 +52,27 @@ class LedgerStatistics:
         return sum(self.files_by_state.values()) - self.files_by_state[FileState.DELETED]
 
 
+@dataclass(frozen=True, slots=True)
+class StateCounts:
+    """Files and images by state, every state included."""
+
+    files: dict[str, int]
+    images: dict[str, int]
+
+
+def counts_by_state(ledger: Ledger) -> StateCounts:
+    """Where everything stands now, from indexes alone."""
+    with ledger.read() as connection:
+        known = _by_state(connection, files.c.state)
+        contents = _by_state(connection, images.c.state)
+    return StateCounts(dict.fromkeys(map(str, FileState), 0) | known, dict.fromkeys(map(str, ImageState), 0) | contents)
+
+
 def ledger_statistics(ledger: Ledger) -> LedgerStatistics:
     """Everything counted now. 1 million files in SQLite: 1.6 s, 3 s where nothing is in memory."""
     counted_at = utc_now()
     with ledger.read() as connection:
-        known = connection.execute(select(files.c.state, func.count()).group_by(files.c.state)).tuples()
-        states = {str(state): 0 for state in FileState} | dict(known.all())
+        states = dict.fromkeys(map(str, FileState), 0) | _by_state(connection, files.c.state)
         totals, pixels = _totals_and_pixels(connection)
         formats = _counts(connection, images.c.format)
         hours = _counts(connection, func.substr(images.c.indexed_at, 1, _HOUR))
@@ -71,6 +86,10 @@ def ledger_statistics(ledger: Ledger) -> LedgerStatistics:
         failures=failures_by_code(ledger),
         counted_at=counted_at,
     )
+
+
+def _by_state(connection: Connection, state: ColumnElement[str]) -> dict[str, int]:
+    return dict(connection.execute(select(state, func.count()).group_by(state)).tuples().all())
 
 
 def _totals_and_pixels(connection: Connection) -> tuple[tuple[int, int], tuple[PixelBin, ...]]:

@@ -4,7 +4,6 @@ from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.cancellation import cancel_job
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.job_history import JobPosition, closed_jobs, failed_after
-from clip_pipeline.ledger.jobs import job_counts
 from clip_pipeline_tests.ledger.steps import embed, finish, inspect, merge, plan, register
 
 
@@ -33,7 +32,6 @@ def test_a_line_says_how_the_job_ended(ledger: Ledger):
     lines = {line.job_id: line for line in closed_jobs(ledger)}
     assert (lines[done].is_canceled, lines[done].images_count, lines[done].failed_images) == (False, 2, 1)
     assert (lines[dropped].is_canceled, lines[dropped].images_count) == (True, 1)
-    assert lines[done].closed_at == job_counts(ledger, done).completed_at
 
 
 def test_pages_of_failed_files_follow_each_other_without_a_gap(ledger: Ledger):

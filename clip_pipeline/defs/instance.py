@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-POOL_LIMITS: Mapping[str, int] = {"gpu": 1, "inspect": 1, "index": 1}
+POOL_LIMITS: Mapping[str, int] = {"gpu": 1, "inspect": 1, "index": 1, "analysis": 1, "labels": 1}
 """Runs that may hold a slot of the pool at once, on one machine. One run fills it: each uses every core."""
 
 

@@ -9,11 +9,22 @@ import pytest
 
 from clip_pipeline.core.encoder import Encoder
 from clip_pipeline.core.pinning import pin_encoder
+from clip_pipeline.defs.assets.analysis import analysis_results
 from clip_pipeline.defs.assets.embeddings import image_embeddings
+from clip_pipeline.defs.assets.labels import image_labels, label_embeddings
 from clip_pipeline.defs.assets.manifests import image_manifest
 from clip_pipeline.defs.assets.merged_index import ledger_balances, merged_index, release_checks
-from clip_pipeline.defs.jobs import embed_images, inspect_images, merge_index
+from clip_pipeline.defs.jobs import (
+    analyze_images,
+    embed_images,
+    embed_labels,
+    inspect_images,
+    label_images,
+    merge_index,
+)
 from clip_pipeline.defs.resources import EncoderResource, PipelineResource
+from clip_pipeline.defs.sensors.analysis_requests import analysis_requests
+from clip_pipeline.defs.sensors.labels import label_sets, unlabelled_images
 from clip_pipeline.defs.sensors.sealed_manifests import sealed_manifests
 from clip_pipeline.defs.sensors.submissions import submissions
 from clip_pipeline.defs.sensors.unmerged_batches import unmerged_batches
@@ -52,13 +63,18 @@ class Pipeline:
 
     def definitions(self) -> dg.Definitions:
         return dg.Definitions(
-            assets=[image_manifest, image_embeddings, merged_index],
+            assets=[
+                image_manifest, image_embeddings, merged_index, analysis_results, label_embeddings, image_labels,
+            ],
             asset_checks=[ledger_balances, release_checks],
-            jobs=[inspect_images, embed_images, merge_index],
-            sensors=[watched_folders, submissions, sealed_manifests, unmerged_batches],
+            jobs=[inspect_images, embed_images, merge_index, analyze_images, embed_labels, label_images],
+            sensors=[
+                watched_folders, submissions, sealed_manifests, unmerged_batches, analysis_requests, label_sets,
+                unlabelled_images,
+            ],
             resources={"pipeline": self.resource, "encoder": HashEncoderResource()},
             executor=dg.in_process_executor,
-        )
+        )  # fmt: skip
 
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> dg.SensorResult:
         resources = {"pipeline": self.resource}

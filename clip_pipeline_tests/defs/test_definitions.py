@@ -11,14 +11,17 @@ from clip_pipeline.definitions import defs as control
 from clip_pipeline.gpu_definitions import defs as gpu
 
 SENSORS = {
-    "control": {"watched_folders", "submissions", "unmerged_batches"},
-    "gpu": {"sealed_manifests"},
+    "control": {"watched_folders", "submissions", "unmerged_batches", "unlabelled_images"},
+    "gpu": {"sealed_manifests", "analysis_requests", "label_sets"},
 }
 
 
 def test_the_assets_are_these_and_no_others():
     keys = {name: {spec.key.to_user_string() for spec in specs(d)} for name, d in locations().items()}
-    assert keys == {"control": {"image_manifest", "merged_index"}, "gpu": {"image_embeddings"}}
+    assert keys == {
+        "control": {"image_manifest", "merged_index", "image_labels"},
+        "gpu": {"image_embeddings", "analysis_results", "label_embeddings"},
+    }
 
 
 def test_the_sensors_are_these_and_run_by_themselves():
@@ -31,10 +34,10 @@ def test_the_sensors_are_these_and_run_by_themselves():
 def test_every_asset_names_a_pool_a_group_and_what_it_is():
     for definitions in locations().values():
         for spec in specs(definitions):
-            assert spec.group_name in {"images", "embedding", "search"}
+            assert spec.group_name in {"images", "embedding", "search", "analysis"}
             assert spec.description
         for asset in (made for made in made_here(definitions) if made.keys):
-            assert asset.op.pool in {"inspect", "gpu", "index"}
+            assert asset.op.pool in {"inspect", "gpu", "index", "analysis", "labels"}
 
 
 @pytest.mark.parametrize("module", ["clip_pipeline.definitions", "clip_pipeline.gpu_definitions"])

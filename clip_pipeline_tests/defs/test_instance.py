@@ -2,10 +2,14 @@
 
 import dagster as dg
 
+from clip_pipeline.defs.assets.analysis import analysis_results
 from clip_pipeline.defs.assets.embeddings import image_embeddings
+from clip_pipeline.defs.assets.labels import image_labels, label_embeddings
 from clip_pipeline.defs.assets.manifests import image_manifest
 from clip_pipeline.defs.assets.merged_index import merged_index
 from clip_pipeline.defs.instance import POOL_LIMITS, set_pool_limits
+
+ASSETS = (image_manifest, image_embeddings, merged_index, analysis_results, label_embeddings, image_labels)
 
 
 def limits_of(instance):
@@ -13,7 +17,7 @@ def limits_of(instance):
 
 
 def test_every_pool_of_an_asset_has_an_explicit_limit(tmp_path):
-    pools = {asset.op.pool for asset in (image_manifest, image_embeddings, merged_index)}
+    pools = {asset.op.pool for asset in ASSETS}
     assert pools == set(POOL_LIMITS)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         assert set(set_pool_limits(instance, POOL_LIMITS)) == pools

@@ -10,6 +10,7 @@ from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.manifest import Manifest, read_manifest
 from clip_pipeline.defs.metadata import describe_quarantine, png_image
 from clip_pipeline.defs.partitions import batch_asset
+from clip_pipeline.defs.priority import give_way
 from clip_pipeline.defs.progress import observe_progress
 from clip_pipeline.defs.resources import EncoderResource, PipelineResource
 from clip_pipeline.ledger.embedding_results import record_embeddings, record_progress
@@ -39,6 +40,7 @@ def image_embeddings(
     """Unit-length CLIP embeddings of a batch's images, float16 [n, d], and the quarantine of those that have none."""
     from clip_pipeline.embedding.ring import PixelRing  # noqa: PLC0415  (torch)
 
+    give_way()
     settings = pipeline.settings()
     loaded = encoder.load(settings)
     unaccounted = 0

@@ -18,11 +18,13 @@ from typing import Any, TypeVar
 import httpx
 
 from clip_pipeline.wire import calls
+from clip_pipeline.wire.analysis_exchange import AnalysisTimeoutError
+from clip_pipeline.wire.analysis_methods import AnalysisMethods, AsyncAnalysisMethods
 from clip_pipeline.wire.answers import Document, Health, Image, Job, Jobs, SearchResults, Stats, Submission
 from clip_pipeline.wire.calls import AnyPath, Call, Question
 from clip_pipeline.wire.exchange import ApiError, Exchange, Outcome, Send, WaitTimeoutError, perform, wait_for_job
 
-__all__ = ["ApiError", "AsyncClient", "Client", "WaitTimeoutError"]
+__all__ = ["AnalysisTimeoutError", "ApiError", "AsyncClient", "Client", "WaitTimeoutError"]
 
 Result = TypeVar("Result")
 
@@ -33,7 +35,7 @@ CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-class Client:
+class Client(AnalysisMethods):
     """The service at `base_url`. A context manager. timeout_s: how long one request may take.
 
     Every method raises ApiError where the service refuses or does not answer.
@@ -159,7 +161,7 @@ class Client:
             return error
 
 
-class AsyncClient:
+class AsyncClient(AsyncAnalysisMethods):
     """The service at `base_url` for programs built on asyncio. An asynchronous context manager; else as `Client`."""
 
     def __init__(

@@ -35,6 +35,19 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=_LIMITS.max_bytes, ge=1, description="largest image file, in bytes")
     max_image_pixels: int = Field(default=_LIMITS.max_pixels, ge=1, description="largest width x height, in pixels")
     decode_timeout_s: float = Field(default=_LIMITS.timeout_s, gt=0, description="seconds to read and decode one image")
+    analysis_batch: int = Field(default=16, ge=1, description="uploads of one micro-batch of the analysis lane")
+    analysis_idle_s: float = Field(
+        default=60.0, gt=0, description="seconds without an upload after which an analysis run ends"
+    )
+    analysis_runs: int = Field(
+        default=1,
+        ge=1,
+        description="analysis runs at once while many uploads wait; the pool `analysis` is a limit too",
+    )
+    analysis_timeout_s: float = Field(default=10.0, gt=0, description="seconds to read and decode one upload")
+    analysis_keep_days: float = Field(
+        default=30.0, gt=0, description="days after which finished analysis requests and their uploads are removed"
+    )
     host: str = Field(default="127.0.0.1", description="address that the HTTP service binds to")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP service")
     rate_limit: str = Field(
@@ -54,6 +67,21 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=30.0, gt=0, description="seconds for each 1024 bytes of a body to arrive")
     header_timeout_s: float = Field(
         default=10.0, gt=0, description="seconds for the headers of a request to arrive, from connecting on"
+    )
+    kafka_bootstrap: str = Field(
+        default="", description="host:port of Kafka brokers, separated by commas; empty: no Kafka"
+    )
+    kafka_group: str = Field(default="clip-pipeline", description="consumer group that reads the uploads")
+    kafka_topic_uploads: str = Field(default="image-uploads", description="topic that uploads are read from")
+    kafka_topic_results: str = Field(default="analysis-results", description="topic that results are written to")
+    kafka_topic_dlq: str = Field(
+        default="image-uploads-dlq", description="topic that messages go to which can never become a request"
+    )
+    kafka_max_backlog: int = Field(
+        default=10_000, ge=1, description="waiting requests beyond which no upload is read from Kafka"
+    )
+    kafka_config: str = Field(
+        default="", description="properties file with more options of librdkafka, such as those for TLS and passwords"
     )
     api_key: str = Field(default="", repr=False, description="key that the command line sends to the HTTP service")
     session_secret: SecretStr = Field(
@@ -82,6 +110,11 @@ class Settings(BaseSettings):
     def image_limits(self) -> ImageLimits:
         """What one image may cost."""
         return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.decode_timeout_s)
+
+    @property
+    def upload_limits(self) -> ImageLimits:
+        """What one upload may cost: somebody waits for it, and others behind it."""
+        return ImageLimits(self.max_image_bytes, self.max_image_pixels, self.analysis_timeout_s)
 
     @property
     def watch_folders(self) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from clip_pipeline import __version__
+from clip_pipeline.cli.analysis_grammar import AsJson, analyze, labels
 from clip_pipeline.core.errors import ClipPipelineError
 from clip_pipeline.core.reasons import ReasonCode
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 
 keys = typer.Typer(help="Create, list and revoke the keys of the HTTP service.", no_args_is_help=True)
 app.add_typer(keys, name="keys", rich_help_panel="Keep")
+app.add_typer(labels, name="labels", rich_help_panel="Keep")
 
 Watch = Annotated[
     list[Path] | None,
@@ -55,7 +57,6 @@ Encoder = Annotated[
         help="auto, builtin, a Hugging Face id (openai/clip-vit-large-patch14) or a model folder; decided once.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 
 
 class KeyScope(StrEnum):
@@ -146,6 +147,21 @@ def api(port: Port = None) -> None:
 
 
 @app.command(rich_help_panel="Run")
+def kafka() -> None:
+    """Take uploads in from Kafka and write their results to it, as `up` does where a broker is set.
+
+    Topics, messages and guarantees are in docs/kafka.md. Several of these may run at once, on one ledger and store.
+
+    For example:
+
+        CLIP_PIPELINE_KAFKA_BOOTSTRAP=localhost:9092 clip-pipeline kafka
+    """
+    from clip_pipeline.cli.kafka_command import kafka as run
+
+    run()
+
+
+@app.command(rich_help_panel="Run")
 def init(encoder: Encoder = None, as_json: AsJson = False) -> None:
     """Make the home and its ledger, and decide on the encoder, which never changes afterwards.
 
@@ -208,6 +224,9 @@ def search(
     from clip_pipeline.cli.search_command import search as run
 
     run(text, image=image, k=k, as_json=as_json)
+
+
+app.command(rich_help_panel="Search")(analyze)
 
 
 @app.command(rich_help_panel="Look")

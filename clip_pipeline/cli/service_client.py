@@ -1,7 +1,8 @@
-"""Searches asked of the running HTTP service: requests, answers, and problem documents as errors."""
+"""Searches and analyses asked of the running HTTP service: requests, answers, and problem documents as errors."""
 
 import mimetypes
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from clip_pipeline.core.errors import (
     ConfigurationError,
     EncoderUnavailableError,
     FingerprintMismatchError,
+    NoSpaceError,
     NotFoundError,
     QueryError,
     StackError,
@@ -31,8 +33,11 @@ _ERROR_OF_STATUS: dict[int, type[ClipPipelineError]] = {
     413: QueryError,
     415: QueryError,
     422: QueryError,
+    507: NoSpaceError,
     503: EncoderUnavailableError,
 }
+_SEARCH = "/api/v1/search"
+_MOST_PAUSES, _LONGEST_RETRY_S = 10, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 2.0
 
 
@@ -53,21 +58,29 @@ class ServiceClient:
 
     def search_text(self, text: str, *, k: int) -> Document:
         """The answer to `GET /api/v1/search?q=`. Raises as `_ask` does."""
-        return self._ask("GET", params={"q": text, "k": str(k)})
+        return self._ask("GET", _SEARCH, params={"q": text, "k": str(k)})
 
     def search_indexed(self, image_path: str, *, k: int) -> Document:
         """The answer for an image of the index, by its path in text form. Raises as `_ask` does."""
-        return self._ask("POST", json={"image_path": image_path, "k": k})
+        return self._ask("POST", _SEARCH, json={"image_path": image_path, "k": k})
 
     def search_upload(self, image: Path, *, k: int) -> Document:
         """The answer for the image in a file. Raises as `_ask` does, QueryError where the file cannot be read."""
-        name = display_path(path_to_text(image.name))
-        kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
+        return self._upload(_SEARCH, image, fields={"k": str(k)})
+
+    def submit_analysis(self, image: Path, *, fields: Mapping[str, str]) -> Document:
+        """The answer to `POST /analyze-image` for the image in a file. Raises as `search_upload` does."""
+        return self._upload("/analyze-image", image, fields=fields)
+
+    def analysis(self, request_id: str, *, wait_s: float) -> Document:
+        """The status of an analysis request, with its predictions once it is completed; waits so long for its end.
+
+        Raises as `_ask` does, though not where the request itself failed: its status says so.
+        """
         try:
-            with image.open("rb") as file:
-                return self._ask("POST", files={"file": (name, file, kind)}, data={"k": str(k)})
-        except OSError as error:
-            raise QueryError(f"the query image {name} cannot be read: {error.strerror}") from error
+            return self._ask("GET", f"/result/{request_id}", params={"wait": f"{wait_s:g}"})
+        except QueryError:
+            return self._ask("GET", f"/status/{request_id}")
 
     def wait_for_release(self, name: str, *, timeout_s: float) -> None:
         """Return once searches are answered from release `name` or a later one. Raises StackError after the timeout."""
@@ -88,10 +101,32 @@ class ServiceClient:
         except (httpx.HTTPError, ValueError, AttributeError):
             return ""
 
-    def _ask(self, method: str, **request: Any) -> Document:
+    def _upload(self, path: str, image: Path, *, fields: Mapping[str, str]) -> Document:
+        name = display_path(path_to_text(image.name))
+        kind = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
+        try:
+            with image.open("rb") as file:
+                return self._ask("POST", path, files={"file": (name, file, kind)}, data=dict(fields))
+        except OSError as error:
+            raise QueryError(f"the image {name} cannot be read: {error.strerror}") from error
+
+    def _answer(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """What the service answers, asked again when it says so for a while where it was asked too often."""
+        pauses = 0
+        while True:
+            response = self._client.request(method, f"{self._url}{path}", **request)
+            pause_s = response.headers.get("Retry-After", "1")
+            if response.status_code != 429 or not pause_s.isdecimal() or pauses == _MOST_PAUSES:
+                return response
+            for _, file, _ in request.get("files", {}).values():
+                file.seek(0)
+            time.sleep(min(float(pause_s), _LONGEST_RETRY_S))
+            pauses += 1
+
+    def _ask(self, method: str, path: str, **request: Any) -> Document:
         """Raises StackError where the service does not answer, and the error that its problem document stands for."""
         try:
-            response = self._client.request(method, f"{self._url}/api/v1/search", **request)
+            response = self._answer(method, path, **request)
             document = response.json()
         except (httpx.HTTPError, ValueError) as error:
             reason = str(error) or type(error).__name__

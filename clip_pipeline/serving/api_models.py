@@ -182,8 +182,17 @@ class StatsModel(BaseModel):
     fingerprint: str | None
 
 
+class LabelledModel(BaseModel):
+    """A label of an image, and how sure it is, from 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str
+    confidence: float
+
+
 class SearchResultModel(BaseModel):
-    """One image found. score: cosine of the angle between query and image."""
+    """One image found. score: cosine of the angle between query and image; labels: its best by the label set in use."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -197,6 +206,7 @@ class SearchResultModel(BaseModel):
     format: str
     size_bytes: int
     sha256: str
+    labels: list[LabelledModel]
 
 
 class SearchModel(BaseModel):
@@ -206,7 +216,8 @@ class SearchModel(BaseModel):
         {"query": {"text": "a red bicycle", "k": 10}, "index_release": "0000007", "model_name": "clip-ViT-L-14",
          "took_ms": 12.3,
          "results": [{"rank": 1, "score": 0.31, "image_id": 17, "path": "/data/photos/a.jpg", "duplicates": [],
-                      "width": 640, "height": 480, "format": "JPEG", "size_bytes": 81234, "sha256": "9f86d0..."}]}
+                      "width": 640, "height": 480, "format": "JPEG", "size_bytes": 81234, "sha256": "9f86d0...",
+                      "labels": [{"label": "bicycle", "confidence": 0.87}]}]}
     )  # fmt: skip
 
     query: dict[str, Any]

@@ -1,7 +1,7 @@
 """The web application: routes, problem documents, request log, and what is open while it runs."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 
 from fastapi import FastAPI
 
@@ -9,24 +9,41 @@ from clip_pipeline import __version__
 from clip_pipeline.serving.auth import Guard
 from clip_pipeline.serving.body_limits import BodyLimits
 from clip_pipeline.serving.encoder_slot import LoadEncoder
+from clip_pipeline.serving.metric_parts import parts_of
 from clip_pipeline.serving.openapi import describe_bodies
-from clip_pipeline.serving.pages import docs_page, jobs_page, login_page, search_page, shell_page, stats_page
+from clip_pipeline.serving.pages import (
+    analyze_page,
+    docs_page,
+    jobs_page,
+    labels_page,
+    login_page,
+    search_page,
+    shell_page,
+    stats_page,
+)
 from clip_pipeline.serving.pages.error_pages import ErrorPages
 from clip_pipeline.serving.pages.static_files import mount_static_files
 from clip_pipeline.serving.problems import add_problem_handlers
+from clip_pipeline.serving.push.analysis_look import AnalysisLook
+from clip_pipeline.serving.push.analysis_watch import watching_analyses
+from clip_pipeline.serving.push.hub import Hub
 from clip_pipeline.serving.push.job_look import JobLook
 from clip_pipeline.serving.push.job_watch import watching_jobs
+from clip_pipeline.serving.push.key_watch import watching_keys
 from clip_pipeline.serving.queries import SearchBody, UploadFields
 from clip_pipeline.serving.rate_limit import RateLimiter
 from clip_pipeline.serving.request_log import RequestLog
-from clip_pipeline.serving.routes import events, images, index, jobs, search, service
-from clip_pipeline.serving.services import open_services
+from clip_pipeline.serving.request_metrics import RequestMetrics
+from clip_pipeline.serving.routes import analysis, events, images, index, jobs, label_sets, metrics, search, service
+from clip_pipeline.serving.routes.label_sets import LabelSetBody, UseBody
+from clip_pipeline.serving.scrape import Scrape
+from clip_pipeline.serving.services import Services, open_services
 from clip_pipeline.serving.submissions import AddImagesBody, RemoveImagesBody
 from clip_pipeline.settings import Settings
 
-ROUTES = (service, events, index, jobs, images, search)
-PAGES = (search_page, docs_page, shell_page, jobs_page, stats_page, login_page)
-BODIES = (AddImagesBody, RemoveImagesBody, SearchBody, UploadFields)
+ROUTES = (service, metrics, events, index, jobs, images, search, analysis, label_sets)
+PAGES = (search_page, docs_page, shell_page, jobs_page, analyze_page, labels_page, stats_page, login_page)
+BODIES = (AddImagesBody, RemoveImagesBody, SearchBody, UploadFields, LabelSetBody, UseBody)
 
 
 def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAPI:
@@ -41,9 +58,7 @@ def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAP
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         with open_services(settings, load=load) as services:
             app.state.services = services
-            look = JobLook(services.ledger, services.orchestrator)
-            watching = watching_jobs(look, services.keys, is_stopping=lambda: bool(app.state.is_stopping()))
-            async with aclosing(limiter), watching as app.state.job_watch:
+            async with aclosing(limiter), _watching(app, services):
                 yield
 
     # The documentation pages of FastAPI load their scripts from elsewhere; `pages/docs_page.py` has one that does not.
@@ -54,9 +69,27 @@ def create_app(settings: Settings, *, load: LoadEncoder | None = None) -> FastAP
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(Guard, limiter=limiter)
     app.add_middleware(RequestLog)
+    app.add_middleware(RequestMetrics)
     app.add_middleware(ErrorPages)
     mount_static_files(app)
     for routes in (*ROUTES, *PAGES):
         app.include_router(routes.router)
     describe_bodies(app, BODIES)
     return app
+
+
+@asynccontextmanager
+async def _watching(app: FastAPI, services: Services) -> AsyncGenerator[None, None]:
+    """What tells listeners of changes, and whoever asks of numbers, while the application runs."""
+
+    def is_stopping() -> bool:
+        return bool(app.state.is_stopping())
+
+    hub, ledger = Hub(), services.ledger
+    with closing(Scrape(services.measures, parts_of(services, hub))) as app.state.scrape:
+        async with (
+            watching_keys(hub, services.keys),
+            watching_jobs(JobLook(ledger, services.orchestrator), hub, is_stopping=is_stopping) as app.state.job_watch,
+            watching_analyses(AnalysisLook(ledger), hub, is_stopping=is_stopping) as app.state.analysis_watch,
+        ):
+            yield

@@ -55,8 +55,12 @@ RULES = (
     Rule(frozenset({"POST", "DELETE"}), "/api/v1/index/jobs", KeyScope.WRITE),
     Rule(frozenset({"DELETE"}), "/api/v1/index/images", KeyScope.WRITE),
     Rule(frozenset({"POST"}), "/analyze-image", KeyScope.WRITE),
+    Rule(frozenset({"DELETE"}), "/result", KeyScope.WRITE),
+    Rule(frozenset({"POST"}), "/api/v1/label-sets", KeyScope.WRITE),
     Rule(frozenset({"POST"}), "/ui/search", KeyScope.READ),
     Rule(frozenset({"POST"}), "/ui/jobs", KeyScope.WRITE),
+    Rule(frozenset({"POST"}), "/ui/analyze", KeyScope.WRITE),
+    Rule(frozenset({"POST"}), "/ui/labels", KeyScope.WRITE),
     Rule(frozenset({"POST"}), LOGOUT, KeyScope.READ),
 )
 """All that is not merely read. A route that nobody entered here is not open by oversight: it needs an admin's key."""

@@ -184,7 +184,8 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _result(rank: int, hit: ScoredHit) -> Document:
-    return {"rank": rank, "score": round(hit.score, 6)} | asdict(hit.image)
+    labels = [{"label": one.label, "confidence": round(one.confidence, 4)} for one in hit.labels]
+    return {"rank": rank, "score": round(hit.score, 6)} | asdict(hit.image) | {"labels": labels}
 
 
 def _job_line(job: JobCounts, statuses: dict[str, JobStatus]) -> Document:

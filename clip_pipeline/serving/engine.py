@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from clip_pipeline.core.release import IdArray
 from clip_pipeline.core.store import Store
 from clip_pipeline.index.search import ReleaseReader, SearchResult
 from clip_pipeline.ledger.database import Ledger
-from clip_pipeline.ledger.filters import ImageFilter, images_that_fit
+from clip_pipeline.ledger.filters import images_that_fit
 from clip_pipeline.ledger.lookup import image_id_of_path, images_by_id
 from clip_pipeline.ledger.publishing import live_vectors
+from clip_pipeline.serving.collection_labels import CollectionLabels
 from clip_pipeline.serving.encoder_slot import EncoderSlot, LoadEncoder
+from clip_pipeline.serving.filter_fields import SearchFilter
 from clip_pipeline.serving.queries import (
     MAX_K,
     InvalidFieldError,
@@ -32,7 +34,7 @@ from clip_pipeline.serving.queries import (
 )
 from clip_pipeline.serving.query_images import QueryImages
 from clip_pipeline.serving.release_watch import ReleaseWatch
-from clip_pipeline.serving.timings import Stopwatch
+from clip_pipeline.serving.timings import Stopwatch, Timings
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +51,32 @@ class Served:
     releases: ReleaseWatch
 
 
+def _unobserved(_: Timings) -> None:
+    """What nobody wants to know."""
+
+
 class SearchEngine:
     """Searches of one store. Safe to share between threads; a search blocks, so it belongs in a thread of its own.
 
-    A store that is not pinned to an encoder yet is looked at again until it is.
+    A store that is not pinned to an encoder yet is looked at again until it is. `observe` is told of every search
+    that was answered from a release, where its time went.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, *, load: LoadEncoder, images: QueryImages) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        *,
+        load: LoadEncoder,
+        images: QueryImages,
+        observe: Callable[[Timings], None] = _unobserved,
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._load = load
         self._images = images
+        self._observe = observe
+        self.labels = CollectionLabels(store, ledger)
         self._served: Served | None = None
         self._pinning = threading.Lock()
         self._stopped = threading.Event()
@@ -107,11 +124,16 @@ class SearchEngine:
             return SearchAnswer(served.spec.model_name if served else None, None, ())
         watch = Stopwatch()
         vector = self._vector(query, served, reader, watch=watch)
-        finding = _Finding(reader, self._ledger, vector, watch)
+        finding = _Finding(reader, self._ledger, self.labels, vector, watch)
         hits = finding.live_hits(wanted.k) if wanted.filter is None else finding.fitting_hits(wanted.k, wanted.filter)
         if wanted.min_score is not None:
             hits = [hit for hit in hits if hit.score >= wanted.min_score]
-        return SearchAnswer(served.spec.model_name, reader.release.number, hits, watch.timings())
+        with watch.measure("labels"):
+            best = self.labels.best_of([hit.image.image_id for hit in hits])
+        hits = [replace(hit, labels=best.get(hit.image.image_id, ())) for hit in hits]
+        timings = watch.timings()
+        self._observe(timings)
+        return SearchAnswer(served.spec.model_name, reader.release.number, hits, timings)
 
     def _vector(self, query: Query, served: Served, reader: ReleaseReader, *, watch: Stopwatch) -> EmbeddingMatrix:
         """The query as float32 [1, d], unit length."""
@@ -160,6 +182,7 @@ class _Finding:
 
     reader: ReleaseReader
     ledger: Ledger
+    labels: CollectionLabels
     vector: EmbeddingMatrix
     watch: Stopwatch
 
@@ -175,10 +198,14 @@ class _Finding:
             live = live_vectors(self.ledger)[0]
         return self._look_up(self._search(k, allowed=live), fetch=k, k=k)[0]
 
-    def fitting_hits(self, k: int, wanted: ImageFilter) -> list[ScoredHit]:
+    def fitting_hits(self, k: int, wanted: SearchFilter) -> list[ScoredHit]:
         """The k best among the indexed images that fit a filter; what was deleted is not among them."""
         with self.watch.measure("ledger"):
             fitting = images_that_fit(self.ledger, wanted)
+        if wanted.label is not None:
+            with self.watch.measure("labels"):
+                named = self.labels.ids_with(wanted.label, min_confidence=wanted.label_min_confidence or 0.0)
+                fitting = np.intersect1d(fitting, named, assume_unique=True)
         return self._look_up(self._search(k, allowed=fitting), fetch=k, k=k)[0]
 
     def _search(self, k: int, *, allowed: IdArray | None = None) -> SearchResult:

@@ -1,11 +1,13 @@
 """The filter of a search request, parsed: which images may be found at all."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from clip_pipeline.core.image_header import SUPPORTED_FORMATS
+from clip_pipeline.core.label_set import MAX_LABEL_CHARS
 from clip_pipeline.ledger.filters import ImageFilter
 
 MAX_PATH_CHARS = 4096
@@ -54,6 +56,18 @@ Moment = Annotated[
 ]
 
 
+LabelText = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter(ImageFilter):
+    """What the ledger knows and what the labels of the collection say: `label` among the best of an image."""
+
+    label: str | None = None
+    label_min_confidence: float | None = None
+
+
 class FilterFields(BaseModel):
     """What an image must be to be found. Every field given must hold."""
 
@@ -70,8 +84,13 @@ class FilterFields(BaseModel):
     indexed_after: Moment | None = Field(default=None, description="ISO 8601; at this moment or later; UTC if unsaid")
     indexed_before: Moment | None = Field(default=None, description="ISO 8601; before this moment; UTC if unsaid")
 
+    label: LabelText | None = Field(
+        default=None, description="among the five best labels of the image, by the label set in use; case is ignored"
+    )
+    label_min_confidence: Share | None = Field(default=None, description="with `label`: at least so sure of it, 0 to 1")
+
     @property
-    def image_filter(self) -> ImageFilter | None:
-        """The filter for the ledger; None where nothing is asked."""
-        given = ImageFilter(**{name: getattr(self, name) for name in FilterFields.model_fields})
-        return None if given == ImageFilter() else given
+    def image_filter(self) -> SearchFilter | None:
+        """The filter of a search; None where nothing is asked."""
+        given = SearchFilter(**{name: getattr(self, name) for name in FilterFields.model_fields})
+        return None if given == SearchFilter() else given

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from clip_pipeline.core.errors import ClipPipelineError
+from clip_pipeline.ledger.analysis_queue import waiting
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import indexed_images
+from clip_pipeline.serving.analysis_documents import waiting_document
 from clip_pipeline.serving.documents import Document, release_name
 from clip_pipeline.serving.engine import SearchEngine
 from clip_pipeline.serving.orchestrator import Orchestrator
@@ -35,9 +37,9 @@ def health_of(ledger: Ledger, engine: SearchEngine, orchestrator: Orchestrator) 
 
 
 def database_health(ledger: Ledger) -> PartHealth:
-    """Whether the ledger answers a query."""
+    """Whether the ledger answers a query; and how many analysis requests wait, for how long."""
     try:
-        return PartHealth(facts={"images": indexed_images(ledger)})
+        return PartHealth(facts={"images": indexed_images(ledger), "analysis": waiting_document(waiting(ledger))})
     except Exception as error:  # noqa: BLE001 - whatever the driver raises, the database is at fault
         return PartHealth(f"the ledger does not answer: {error}")
 

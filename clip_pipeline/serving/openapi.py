@@ -58,10 +58,10 @@ def problems(descriptions: Mapping[int, str]) -> dict[int | str, Schema]:
     return {status: {"description": text, "content": _PROBLEM_CONTENT} for status, text in descriptions.items()}
 
 
-def body_of(model: type[BaseModel]) -> Schema:
+def body_of(model: type[BaseModel], *, required: bool = True) -> Schema:
     """The `openapi_extra` of a route that parses a JSON body of this model itself; see `describe_bodies`."""
     content = {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def describe_bodies(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:

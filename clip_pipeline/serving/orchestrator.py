@@ -40,6 +40,17 @@ _TERMINATE = """mutation Terminate($runIds: [String!]!) {
     ... on PythonError { message }
   }
 }"""
+_COUNTED_RUNS = """runsOrError(filter: {statuses: [%s]}, limit: %d) {
+  __typename
+  ... on Runs { count results { creationTime } }
+  ... on PythonError { message }
+}"""
+_PULSE = f"""{{
+  queued: {_COUNTED_RUNS % ("NOT_STARTED, QUEUED", RUNS_ENDED)}
+  starting: {_COUNTED_RUNS % ("STARTING", 1)}
+  started: {_COUNTED_RUNS % ("STARTED", 1)}
+  instance {{ daemonHealth {{ allDaemonStatuses {{ daemonType required lastHeartbeatTime }} }} }}
+}}"""
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }"
 
 
@@ -55,6 +66,19 @@ class RunInfo:
     created_at: float
     started_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Whether Dagster moves. runs: those not ended, by status (queued, starting, started); times in Unix seconds.
+
+    oldest_queued_at: of the newest `RUNS_ENDED` queued runs, None where none waits. heartbeats: the last of each daemon
+    that is required and ever gave one.
+    """
+
+    runs: dict[str, int]
+    oldest_queued_at: float | None
+    heartbeats: dict[str, float]
 
 
 class Orchestrator:
@@ -120,6 +144,21 @@ class Orchestrator:
         silent = [s["daemonType"] for s in statuses if s["required"] and (s["lastHeartbeatTime"] or 0) < oldest]
         return f"no sign of life for {HEARTBEAT_STALE_S:.0f} s from: {', '.join(sorted(silent))}" if silent else None
 
+    def pulse(self) -> Pulse:
+        """How many runs wait and work, and when each daemon gave its last sign of life; one request.
+
+        Raises:
+            StackError: the webserver does not answer, or not with runs.
+        """
+        answer = self._ask(_PULSE, {})
+        found = {status: self._listed(answer[status]) for status in ("queued", "starting", "started")}
+        daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return Pulse(
+            {status: runs["count"] for status, runs in found.items()},
+            min((run["creationTime"] for run in found["queued"]["results"]), default=None),
+            {d["daemonType"]: d["lastHeartbeatTime"] for d in daemons if d["required"] and d["lastHeartbeatTime"]},
+        )
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -133,9 +172,12 @@ class Orchestrator:
         return {job_id: self._runs(answer[name]) for name, job_id in zip(names, job_ids, strict=True)}
 
     def _runs(self, answer: dict[str, Any]) -> list[RunInfo]:
+        return [_run_info(run) for run in self._listed(answer)["results"]]
+
+    def _listed(self, answer: dict[str, Any]) -> dict[str, Any]:
         if answer["__typename"] != "Runs":
             raise StackError(f"Dagster at {self._url} cannot list runs: {answer.get('message', answer['__typename'])}")
-        return [_run_info(run) for run in answer["results"]]
+        return answer
 
     def _ask(self, query: str, variables: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         request = {"query": query, "variables": variables}

@@ -20,6 +20,7 @@ from clip_pipeline.core.errors import (
     EncoderUnavailableError,
     FingerprintMismatchError,
     LedgerBusyError,
+    NoSpaceError,
     NotFoundError,
     PathRefusedError,
     QueryError,
@@ -27,6 +28,7 @@ from clip_pipeline.core.errors import (
     StoreError,
 )
 from clip_pipeline.core.reasons import ReasonCode
+from clip_pipeline.serving.body_models import UnfitBodyError
 from clip_pipeline.serving.path_checks import RefusedPathsError
 from clip_pipeline.serving.queries import InvalidFieldError, UndecodableQueryError
 from clip_pipeline.serving.thumbnails import NoThumbnailError
@@ -40,6 +42,7 @@ _STATUS_OF_ERROR: Sequence[tuple[type[ClipPipelineError], int]] = (
     (PathRefusedError, 422),
     (EncoderUnavailableError, 503),
     (StackError, 503),
+    (NoSpaceError, 507),
     (StoreError, 503),
 )
 _STATUS_OF_REASON = {ReasonCode.NOT_AN_IMAGE: 415, ReasonCode.UNSUPPORTED: 415, ReasonCode.TOO_MANY_BYTES: 413}
@@ -76,6 +79,8 @@ def _of_own_error(_request: Request, error: Exception) -> Problem:
 
 def problem_of(error: ClipPipelineError) -> Problem:
     """The answer to a request that ended in this error."""
+    if isinstance(error, UnfitBodyError):
+        return _unfit(error.faults)
     if isinstance(error, InvalidFieldError):
         return Problem(422, str(error), errors=[{"field": error.field, "detail": str(error)}])
     if isinstance(error, UndecodableQueryError):
@@ -93,7 +98,11 @@ def problem_of(error: ClipPipelineError) -> Problem:
 
 def _of_invalid_request(_request: Request, error: Exception) -> Problem:
     assert isinstance(error, RequestValidationError)
-    errors = [_fault(fault) for fault in error.errors()]
+    return _unfit(error.errors())
+
+
+def _unfit(faults: Sequence[Mapping[str, Any]]) -> Problem:
+    errors = [_fault(fault) for fault in faults]
     return Problem(422, "; ".join(f"{e['field']}: {e['detail']}" for e in errors[:FAULTS_IN_DETAIL]), errors=errors)
 
 

@@ -10,13 +10,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, model_v
 from pydantic.config import JsonDict
 
 from clip_pipeline.core.errors import QueryError
+from clip_pipeline.core.image_labels import Labelled
 from clip_pipeline.core.reasons import Reason
-from clip_pipeline.ledger.filters import ImageFilter
 from clip_pipeline.ledger.lookup import ImageHit
-from clip_pipeline.serving.filter_fields import FilterFields
+from clip_pipeline.serving.filter_fields import FilterFields, SearchFilter
 from clip_pipeline.serving.timings import Timings
 
 DEFAULT_K, MAX_K = 10, 1000
+MAX_ID = 2**63 - 1
 MAX_TEXT_CHARS = 10_000
 
 
@@ -75,7 +76,7 @@ class Wanted:
 
     k: int = DEFAULT_K
     min_score: float | None = None
-    filter: ImageFilter | None = None
+    filter: SearchFilter | None = None
 
     def echo(self) -> dict[str, object]:
         """What the answer repeats of the limits."""
@@ -89,10 +90,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class ScoredHit:
-    """One result: the score, an inner product of unit vectors, and the image."""
+    """One result: the score, an inner product of unit vectors, the image, and its best labels where it has any."""
 
     score: float
     image: ImageHit
+    labels: Sequence[Labelled] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,9 @@ QueryText = Annotated[
     Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
     AfterValidator(_some_text),
 ]
+PlainText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Text without null characters, which not every database takes."""
+
 ResultCount = Annotated[int, Field(ge=1, le=MAX_K)]
 
 

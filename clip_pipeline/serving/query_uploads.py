@@ -12,7 +12,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from clip_pipeline.serving.queries import InvalidFieldError, UploadQuery
-from clip_pipeline.serving.request_body import limited
+from clip_pipeline.serving.request_body import upload_form
 from clip_pipeline.settings import Settings
 
 FORM_OVERHEAD_BYTES = 64 * 1024
@@ -41,7 +41,7 @@ async def query_upload(request: Request, settings: Settings) -> AsyncGenerator[Q
     Raises problems: 400 for what is no form, 413 for one that is too long, 422 for one without the file.
     """
     max_bytes = settings.max_image_bytes + FORM_OVERHEAD_BYTES
-    async with limited(request, max_bytes=max_bytes).form(max_files=1, max_fields=MAX_FIELDS) as form:
+    async with upload_form(request, max_bytes=max_bytes, max_fields=MAX_FIELDS) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise InvalidFieldError("file", "expected an image file in the form field `file`")

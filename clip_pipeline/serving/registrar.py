@@ -22,8 +22,9 @@ import anyio.to_thread
 from clip_pipeline.core.errors import ClipPipelineError, StackError
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.registration import Registration
+from clip_pipeline.serving.body_models import parsed
 from clip_pipeline.serving.submission_process import Order, Outcome
-from clip_pipeline.serving.submissions import parsed_body, submit
+from clip_pipeline.serving.submissions import AddImagesBody, submit
 from clip_pipeline.settings import Settings
 
 SMALL_BYTES = 256 * 1024
@@ -62,10 +63,11 @@ class Registrar:
 
         def in_thread() -> Registration | None:
             body.seek(0)
-            parsed = parsed_body(body.read())
-            if parsed.recursive_dirs:  # few bytes, any number of files
+            content = body.read()
+            asked = parsed(lambda: AddImagesBody.model_validate_json(content))
+            if asked.recursive_dirs:  # few bytes, any number of files
                 return None
-            return submit(self.ledger, self.settings, parsed, idempotency_key=idempotency_key)
+            return submit(self.ledger, self.settings, asked, idempotency_key=idempotency_key)
 
         if body.seek(0, os.SEEK_END) <= SMALL_BYTES:
             done = await anyio.to_thread.run_sync(in_thread, limiter=self.threads)

@@ -1,19 +1,25 @@
-"""Bodies of a bounded size: a request that goes on for longer is refused while it is read, not after."""
+"""Bodies of a bounded size, JSON or forms: one that goes on for longer is refused while it is read, not after."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
-from typing import IO, TypeVar
+from typing import IO
+from urllib.parse import parse_qsl
 
+import anyio
+import anyio.to_thread
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-Model = TypeVar("Model", bound=BaseModel)
+SMALL_FORM_BYTES = 16 * 1024
+"""Parsed in less time than a thread takes; what everything but a list of paths or labels fits into."""
 
-FAULTS_SHOWN = 100
+MAX_FORM_FIELDS = 32
+MAX_PART_BYTES = 1024**2
+_URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
 
 
 async def read_json(request: Request, *, max_bytes: int) -> bytes:
@@ -33,20 +39,62 @@ async def json_file(request: Request, *, max_bytes: int, in_memory: int) -> Asyn
         yield file
 
 
-def _check_is_json(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HTTPException(415, f"expected application/json, got {kind or 'no content type'}")
+async def text_form(
+    request: Request, *, max_bytes: int, threads: anyio.CapacityLimiter | None = None
+) -> dict[str, str]:
+    """The fields of a form without files; of those of one name the last. Large ones are parsed in one of `threads`.
+
+    Raises problems: 400 for too many fields, 413 for one that is too long, 415 for what is no such form.
+    """
+    if request.headers.get("content-type"):  # a form of no fields may go without
+        _check_kind(request, _URLENCODED)
+    content = await read_body(request, max_bytes=max_bytes)
+    if len(content) <= SMALL_FORM_BYTES:
+        return _fields_of(content)
+    return await anyio.to_thread.run_sync(_fields_of, content, limiter=threads)
 
 
-def parsed(parse: Callable[[], Model]) -> Model:
-    """What `parse` gives; raises a 422 problem that names the first faults where the input does not fit the model."""
+@asynccontextmanager
+async def upload_form(
+    request: Request, *, max_bytes: int, max_fields: int, max_part_bytes: int = MAX_PART_BYTES
+) -> AsyncGenerator[FormData, None]:
+    """A form with at most one file, which is closed afterwards. max_part_bytes: of a field that is no file.
+
+    Raises problems: 400 for what is no form, 413 for one that is too long, 415 for one of another type.
+    """
+    if kind_of(request) in ("", _URLENCODED):  # holds no file, about which the caller has more to say
+        yield FormData()
+        return
+    _check_kind(request, _MULTIPART)
+    form = limited(request, max_bytes=max_bytes).form(max_files=1, max_fields=max_fields, max_part_size=max_part_bytes)
+    async with form as fields:
+        yield fields
+
+
+def kind_of(request: Request) -> str:
+    """The media type that a request says its body has, without parameters; empty where it says nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_kind(request: Request, expected: str) -> None:
+    if kind_of(request) != expected:
+        raise HTTPException(415, f"expected {expected}, got {kind_of(request) or 'no content type'}")
+    # By the parser that reads the form: it would decode by any codec there is, those that can fail among them.
+    charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8"):
+        raise HTTPException(415, "expected a form in UTF-8; leave the charset out of its content type")
+
+
+def _fields_of(content: bytes) -> dict[str, str]:
     try:
-        return parse()
-    except ValidationError as error:
-        # The input itself is left out: it may be megabytes of paths.
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError(faults[:FAULTS_SHOWN]) from error
+        return dict(parse_qsl(content.decode(errors="replace"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
+    except ValueError as error:
+        raise HTTPException(400, f"expected a form of at most {MAX_FORM_FIELDS} fields, got more") from error
+
+
+def _check_is_json(request: Request) -> None:
+    if kind_of(request) != "application/json":
+        raise HTTPException(415, f"expected application/json, got {kind_of(request) or 'no content type'}")
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:

@@ -19,7 +19,10 @@ _USABLE_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 class RequestLog:
-    """ASGI middleware, the outermost of the project's own, so that no response leaves without its id."""
+    """ASGI middleware around all that answers requests, so that no response leaves without its id.
+
+    Around it are only those that pass answers on: they are counted, and problems are shown as pages.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

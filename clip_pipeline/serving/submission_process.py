@@ -10,12 +10,14 @@ import pickle
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from clip_pipeline.core.errors import ClipPipelineError
 from clip_pipeline.ledger.database import LARGE_CACHE_KIB, open_ledger
 from clip_pipeline.ledger.registration import Registration
-from clip_pipeline.serving.submissions import parsed_body, submit
+from clip_pipeline.serving.body_models import parsed
+from clip_pipeline.serving.submissions import AddImagesBody, submit
 from clip_pipeline.settings import Settings
 
 NICENESS = 5
@@ -52,7 +54,7 @@ def _outcome(order: Order) -> Outcome:
     with open(order.body, "rb") as file:
         content = file.read()
     try:
-        body = parsed_body(content)
+        body = parsed(partial(AddImagesBody.model_validate_json, content))
         del content
         ledger = open_ledger(order.settings.ledger_location, cache_kib=LARGE_CACHE_KIB)
         try:

@@ -5,14 +5,13 @@ They take as long as the disk does, so they run in a thread; a large submission 
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from clip_pipeline.core.errors import QueryError
 from clip_pipeline.core.scan import Walk
 from clip_pipeline.ledger.api_keys import ApiKey
 from clip_pipeline.ledger.database import Ledger
@@ -40,7 +39,6 @@ MAX_FOLDERS = 1_000
 MAX_EXPANDED = 1_000_000
 MAX_PRIORITY = 1_000_000
 MAX_KEY_CHARS = 255
-FAULTS_SHOWN = 100
 UNREADABLE = (
     "the service may not list this folder; make it readable, name it in CLIP_PIPELINE_WATCH_IGNORE, or submit the "
     "folders beside it"
@@ -96,31 +94,6 @@ class Retried:
     registration: Registration
     left_out: tuple[Refusal, ...] = ()
     left_out_count: int = 0
-
-
-class UnfitBodyError(QueryError):
-    """A body does not fit its model. faults: the first of them, as pydantic describes them."""
-
-    def __init__(self, faults: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__("the body does not fit")
-        self.faults = list(faults)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.faults,)
-
-
-def parsed_body(content: bytes) -> AddImagesBody:
-    """The submission that a body asks for.
-
-    Raises:
-        UnfitBodyError: it is no JSON of this form.
-    """
-    try:
-        return AddImagesBody.model_validate_json(content)
-    except ValidationError as error:
-        # The input itself is left out: it may be megabytes of paths.
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise UnfitBodyError([dict(fault) for fault in faults[:FAULTS_SHOWN]]) from error
 
 
 def submit(

@@ -1,4 +1,4 @@
-"""Thumbnails of indexed images: made once in an isolated process, kept in the store, found there ever after."""
+"""Thumbnails of indexed images and uploads: made once in an isolated process, kept in the store, found ever after."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from clip_pipeline.core.errors import ClipPipelineError, NotFoundError
 from clip_pipeline.core.isolation import IsolatedPool
 from clip_pipeline.core.limits import ImageLimits
+from clip_pipeline.core.paths import path_to_text
 from clip_pipeline.core.reasons import Reason, ReasonCode
 from clip_pipeline.core.store import Store, replace_file
 from clip_pipeline.ledger.database import Ledger
@@ -64,13 +65,19 @@ class Thumbnails:
         Raises:
             NoThumbnailError: none of the image's files can be read and decoded now.
         """
-        cached = self._store.thumbnail_path(image.sha256, side=side)
-        content = _read(cached)
-        if content is None:
-            with self._worker.turn() as run:
-                # Made by somebody else while this thread waited?
-                content = _read(cached) or self._make(image, side, cached, run=run)
-        return content
+        made = self._kept_or_made((image.path, *image.duplicates)[:PATHS_TRIED], sha256=image.sha256, side=side)
+        if isinstance(made, Reason):
+            raise NoThumbnailError(image.image_id, made)
+        return made
+
+    def webp_of_upload(self, sha256: str, side: int) -> bytes | Reason:
+        """The thumbnail of an uploaded image as a WebP file, or why there is none."""
+        path = self._store.upload_path(sha256)
+        made = self._kept_or_made([path_to_text(path)], sha256=sha256, side=side)
+        if not path.exists():  # deleted meanwhile, and its picture goes with it
+            self._store.forget_upload_files(sha256)
+            return Reason(ReasonCode.MISSING)
+        return made
 
     def close(self) -> None:
         """Stop the process."""
@@ -79,17 +86,26 @@ class Thumbnails:
     def _maker(self) -> IsolatedPool[ThumbnailTask, bytes | Reason]:
         return IsolatedPool(make_thumbnail, timeout_s=self._limits.timeout_s, workers=1)
 
-    def _make(self, image: ImageHit, side: int, cached: Path, *, run: RunTask[ThumbnailTask, bytes]) -> bytes:
-        paths = (image.path, *image.duplicates)[:PATHS_TRIED]
-        made = _first_of([ThumbnailTask(path, image.sha256, side, self._limits) for path in paths], run)
-        if isinstance(made, Reason):
-            raise NoThumbnailError(image.image_id, made)
-        try:
-            with replace_file(cached) as temporary:
-                temporary.write_bytes(made)
-        except OSError as error:  # a full disk costs speed, not the answer
-            logger.warning("thumbnail not kept", extra={"reason": str(error)})
+    def _kept_or_made(self, paths: Sequence[str], *, sha256: str, side: int) -> bytes | Reason:
+        cached = self._store.thumbnail_path(sha256, side=side)
+        content = _read(cached)
+        if content is not None:
+            return content
+        tasks = [ThumbnailTask(path, sha256, side, self._limits) for path in paths]
+        with self._worker.turn() as run:
+            # Made by somebody else while this thread waited?
+            made = _read(cached) or _first_of(tasks, run)
+            if not isinstance(made, Reason):
+                _keep(made, cached)
         return made
+
+
+def _keep(content: bytes, cached: Path) -> None:
+    try:
+        with replace_file(cached) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:  # a full disk costs speed, not the answer
+        logger.warning("thumbnail not kept", extra={"reason": str(error)})
 
 
 def _first_of(tasks: Sequence[ThumbnailTask], run: RunTask[ThumbnailTask, bytes]) -> bytes | Reason:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-Part: TypeAlias = Literal["decode", "encode", "index", "ledger"]
+Part: TypeAlias = Literal["decode", "encode", "index", "ledger", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Timings:
     encode: float = 0.0
     index: float = 0.0
     ledger: float = 0.0
+    labels: float = 0.0
 
     @property
     def server_timing(self) -> str:

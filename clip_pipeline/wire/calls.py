@@ -44,7 +44,7 @@ def add_images(
 
 def job(job_id: str) -> Call[answers.Job]:
     """The status of one job."""
-    return Call("GET", f"{_INDEX}/status/{_segment(job_id)}", answers.job)
+    return Call("GET", f"{_INDEX}/status/{segment(job_id)}", answers.job)
 
 
 def jobs() -> Call[answers.Jobs]:
@@ -54,12 +54,12 @@ def jobs() -> Call[answers.Jobs]:
 
 def retry_failed(job_id: str) -> Call[answers.Submission]:
     """A new job of the failed images of one."""
-    return Call("POST", f"{_INDEX}/jobs/{_segment(job_id)}/retry", answers.submission, is_repeatable=False)
+    return Call("POST", f"{_INDEX}/jobs/{segment(job_id)}/retry", answers.submission, is_repeatable=False)
 
 
 def cancel(job_id: str) -> Call[answers.Document]:
     """Cancel one job."""
-    return Call("DELETE", f"{_INDEX}/jobs/{_segment(job_id)}", dict)
+    return Call("DELETE", f"{_INDEX}/jobs/{segment(job_id)}", dict)
 
 
 def delete_images(paths: Iterable[AnyPath]) -> Call[answers.Document]:
@@ -120,10 +120,18 @@ def search(
     return Call("POST", "/api/v1/search", answers.search_results, content=content)
 
 
+def image_part(image: AnyPath | bytes, *, filename: str | None = None) -> tuple[str, bytes, str]:
+    """An image, a file of this machine or its bytes, as a part of a form: name, content, media type.
+
+    Read at once, not while it is sent: a request that is repeated sends the same bytes.
+    """
+    name = filename or ("image" if isinstance(image, bytes) else Path(image).name)
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    return name, content, mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
 def _upload(file: Path, limits: Mapping[str, object]) -> dict[str, object]:
-    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    # Read at once, not while it is sent: a request that is repeated sends the same bytes.
-    files = {"file": (file.name, file.read_bytes(), kind)}
+    files = {"file": image_part(file)}
     form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in limits.items()}
     return {"files": files, "data": form}
 
@@ -134,5 +142,6 @@ def _texts(paths: Iterable[AnyPath]) -> list[str]:
     return [os.fspath(path) for path in paths]
 
 
-def _segment(text: str) -> str:
+def segment(text: str) -> str:
+    """A text as one segment of an address, whatever it holds."""
     return quote(text, safe="")

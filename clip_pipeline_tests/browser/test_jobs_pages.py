@@ -1,5 +1,6 @@
 """The pages about jobs, and the numbers, in a browser: what moves by itself, what keys and fingers do, what fits."""
 
+import re
 import time
 
 import pytest
@@ -211,3 +212,35 @@ def contrast(one, other):
 def luminance(colour):
     linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+# Waits of the page are noted, and over at once.
+NOTE_WAITS = """
+const wait = window.setTimeout;
+const waits = [];
+window.setTimeout = (work, ms, ...rest) => {
+  if (ms < 2000) return wait(work, ms, ...rest);
+  waits.push(ms);
+  document.documentElement.dataset.waits = waits.slice(0, 7).join();
+  return wait(work, 0, ...rest);
+};
+"""
+
+
+def test_a_connection_that_keeps_closing_is_tried_again_ever_more_seldom(shown, world, dagster):
+    """A refused handshake was repeated every two seconds for ever."""
+    job_id, _ = begin(world, dagster)
+    shown.add_init_script(NOTE_WAITS)
+    shown.route_web_socket(re.compile("/ws/jobs/"), lambda socket: socket.close(code=1013))
+    shown.goto(f"/ui/jobs/{job_id}")
+    expect(shown.locator("html")).to_have_attribute("data-waits", "2000,4000,8000,16000,32000,60000,60000")
+
+
+def test_a_connection_that_its_key_ended_is_not_opened_again(shown, world, dagster):
+    job_id, _ = begin(world, dagster)
+    shown.add_init_script(NOTE_WAITS)
+    shown.route_web_socket(re.compile("/ws/jobs/"), lambda socket: socket.close(code=1008))
+    # It is read once as it is opened, and again after the close.
+    with shown.expect_request(lambda request: request.resource_type == "fetch"):
+        shown.goto(f"/ui/jobs/{job_id}")
+    assert shown.evaluate("document.documentElement.dataset.waits") is None

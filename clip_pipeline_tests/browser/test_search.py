@@ -147,6 +147,28 @@ def test_everything_can_be_done_with_the_keyboard(page):
     expect(page.locator(".chip")).to_contain_text(f"More like {second}")
 
 
+def test_an_image_that_comes_late_does_not_take_the_place_of_a_later_one(page):
+    """Of two keys pressed quickly the later image could be replaced by the one before."""
+    page.goto("/ui/search?q=red")
+    page.locator("[data-open]").nth(0).click()
+    heading = page.get_by_role("dialog").get_by_role("heading", level=1)
+    _, second, third = names(page)[:3]
+    expect(heading).to_have_text(names(page)[0])
+    late = []
+    address = page.locator("[data-open]").nth(1).get_attribute("href")
+    page.route(f"**{address}", lambda route: late.append(route))  # noqa: PLW0108 - refused for a built-in method
+    with page.expect_request(f"**{address}"):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(heading).to_have_text(third)
+    with page.expect_response(f"**{address}") as answer:
+        late[0].continue_()
+    answer.value.finished()
+    page.evaluate("new Promise((done) => setTimeout(done))")  # what the answer leads to has happened
+    expect(heading).to_have_text(third)
+    assert second != third
+
+
 def test_details_name_every_path_and_copy_it(open_page, photo_service, photos):
     page = open_page(photo_service.base_url, permissions=["clipboard-read", "clipboard-write"])
     page.goto("/ui/search?q=red")

@@ -11,7 +11,9 @@ from clip_pipeline import __version__
 from clip_pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["up", "demo", "api", "init", "index", "search", "status", "stats", "failed", "verify", "export"]
+COMMANDS = [
+    "up", "demo", "api", "kafka", "init", "index", "search", "analyze", "status", "stats", "failed", "verify", "export",
+]  # fmt: skip
 HEAVY = {"torch", "transformers", "faiss", "dagster", "sqlalchemy", "fastapi", "pandas", "numpy", "httpx", "pydantic"}
 
 

@@ -225,3 +225,64 @@ def test_what_is_no_http_is_called_a_bad_request(client, request_bytes):
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"Traceback" not in answer
     assert client.get("/health").status_code == 200
+
+
+UPLOAD_FORMS = (SEARCH, "/analyze-image", "/ui/search", "/ui/analyze")
+TEXT_FORMS = ("/ui/login", "/ui/jobs", "/ui/labels", "/ui/logout")
+
+
+CHARSETS = ("undefined", "punycode", "utf-7", "idna", "latin-1", '"utf-16"', "x")
+
+
+@pytest.mark.parametrize("path", UPLOAD_FORMS + TEXT_FORMS)
+def test_a_form_of_another_charset_than_utf_8_is_refused(client, path):
+    """Any codec there is was used to decode the form, and those that fail gave a 500."""
+    kind = "multipart/form-data; boundary=B" if path in UPLOAD_FORMS else "application/x-www-form-urlencoded"
+    body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="+2AA-"\r\n\r\nx\r\n--B--\r\n'
+
+    def answer_to(charset):
+        return client.post(path, content=body, headers={"Content-Type": f"{kind}; charset={charset}"})
+
+    for answer in map(answer_to, CHARSETS):
+        assert answer.status_code == 415
+        assert "a form in UTF-8" in answer.text
+    assert "a form in UTF-8" not in answer_to("UTF-8").text
+
+
+@pytest.mark.parametrize("path", TEXT_FORMS)
+def test_a_form_of_text_in_parts_is_refused(client, path):
+    headers = {"Content-Type": "multipart/form-data; boundary=B; charset=undefined"}
+    body = b'--B\r\nContent-Disposition: form-data; name="next"\r\n\r\nx\r\n--B--\r\n'
+    assert client.post(path, content=body, headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/ui/login", "/ui/logout", "/ui/jobs/idx_0/cancel", "/ui/labels/use"])
+def test_a_form_of_a_few_fields_takes_no_megabytes(client, path):
+    """Sixteen megabytes of `&` were read field by field while every other request waited."""
+    for content in (b"&" * 16 * 1024**2, b"&" * 17 * 1024):
+        response = client.post(path, content=content, headers={"Content-Type": "application/x-www-form-urlencoded"})
+        assert response.status_code == 413
+
+
+def test_too_many_fields_are_refused_before_they_are_read(client):
+    begun = time.monotonic()
+    for content in (b"&" * (16 * 1024**2 - 1), b"a=b&" * 32):
+        response = client.post(
+            "/ui/jobs", content=content, headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        assert response.status_code == 400
+        assert "at most 32 fields" in response.text
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "path", ["/ui/jobs?created_before=%00", "/ui/jobs?created_before=a&after=%00", "/ui/failures/corrupt?after=%00"]
+)
+def test_a_place_in_a_list_with_a_null_character_is_none(client, path):
+    """Not every database takes the question."""
+    assert client.get(path).status_code == 422
+
+
+def test_a_place_among_the_failures_of_a_job_with_a_null_character_is_none(world, client):
+    job_id = world.register("/photos/a.jpg").job_id
+    assert client.get(f"/ui/jobs/{job_id}?failed_after=%00").status_code == 422

@@ -42,6 +42,7 @@ def test_many_jobs_take_few_requests(dagster, orchestrator):
 def test_the_queries_fit_the_schema_of_the_installed_dagster(dagster, orchestrator):
     orchestrator.runs_of_jobs(["idx_1", "idx_2"])
     orchestrator.daemon_fault()
+    orchestrator.pulse()
     schema = create_schema().graphql_schema
     for request in dagster.asked:
         assert graphql.validate(schema, graphql.parse(request["query"])) == []
@@ -52,6 +53,19 @@ def test_a_silent_daemon_is_named(dagster, orchestrator):
     dagster.daemons = {"SENSOR": 0.0, "QUEUED_RUN_COORDINATOR": 600.0}
     assert "QUEUED_RUN_COORDINATOR" in str(orchestrator.daemon_fault())
     assert "SENSOR" not in str(orchestrator.daemon_fault())
+
+
+def test_the_pulse_has_runs_by_status_and_the_last_sign_of_life_of_each_daemon(dagster, orchestrator):
+    dagster.daemons = {"SENSOR": 30.0}
+    assert (orchestrator.pulse().runs, orchestrator.pulse().oldest_queued_at) == (
+        {"queued": 0, "starting": 0, "started": 0},
+        None,
+    )
+    for number, status in enumerate(("SUCCESS", "QUEUED", "NOT_STARTED", "QUEUED", "STARTING", "STARTED"), start=1):
+        dagster.add_run("idx_1", f"r{number}", status, created=float(number))
+    pulse = orchestrator.pulse()
+    assert (pulse.runs, pulse.oldest_queued_at) == ({"queued": 3, "starting": 1, "started": 1}, 2.0)
+    assert list(pulse.heartbeats) == ["SENSOR"]
 
 
 def test_nobody_there_is_an_error_with_the_remedy():

@@ -15,6 +15,7 @@ from clip_pipeline_tests.serving.world import StandInDagster, World, serving, sh
 COLOURED = {f"/photos/{name}.jpg": f"a {name} thing" for name in COLOURS}
 RESULT_FIELDS = {
     "rank", "score", "image_id", "path", "duplicates", "width", "height", "sha256", "format", "size_bytes",
+    "labels",
 }  # fmt: skip
 
 

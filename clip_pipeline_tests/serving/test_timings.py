@@ -16,6 +16,6 @@ def test_the_header_names_the_parts_that_took_time():
 def test_a_search_answers_with_the_parts_it_went_through(world, client):
     assert "Server-Timing" not in client.get("/api/v1/search", params={"q": "red"}).headers
     world.index({"/photos/red.jpg": "a red thing"})
-    assert parts_of(client.get("/api/v1/search", params={"q": "red"})) == ["encode", "index", "ledger"]
+    assert parts_of(client.get("/api/v1/search", params={"q": "red"})) == ["encode", "index", "ledger", "labels"]
     vector = vector_near(world.encoder, "red")
-    assert parts_of(client.post("/api/v1/search", json={"vector": vector})) == ["index", "ledger"]
+    assert parts_of(client.post("/api/v1/search", json={"vector": vector})) == ["index", "ledger", "labels"]

@@ -59,6 +59,10 @@ class StackPlan:
         """The HTTP service."""
         return self._program("api", CLI_MODULE, "api")
 
+    def kafka(self) -> Program | None:
+        """Intake from Kafka and output to it, where a broker is set."""
+        return self._program("kafka", CLI_MODULE, "kafka") if self.settings.kafka_bootstrap else None
+
     def webserver(self) -> Program:
         """The Dagster UI and its GraphQL API."""
         port = str(self.settings.dagster_port)

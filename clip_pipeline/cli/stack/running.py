@@ -145,6 +145,9 @@ def _start_all(plan: StackPlan, supervisor: Supervisor, *, waiting: Say) -> None
     """In the order in which parts need each other; what can start at once does."""
     deadline = time.monotonic() + START_TIMEOUT_S
     supervisor.start(plan.service())
+    kafka = plan.kafka()
+    if kafka is not None:
+        supervisor.start(kafka)
     if not plan.is_instance_prepared():
         waiting("Dagster's storage to be made")
         _prepare_instance(plan)

@@ -46,12 +46,13 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class RowLabels:
-    """Name and value of a horizontal bar. y: of their base line; value_x: where the value begins."""
+    """Name and value of a horizontal bar. y: of their base line; value_x: where the value begins; url: for more."""
 
     name: str
     value: str
     y: float
     value_x: float
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ class Chart:
         return WIDTH
 
     @property
+    def has_links(self) -> bool:
+        """True where a bar leads somewhere: then the drawing is no picture, but something to move around in."""
+        return any(label.url for label in self.labels)
+
+    @property
     def is_empty(self) -> bool:
         """True where there is nothing to draw."""
         return not self.bars
@@ -87,11 +93,12 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One column or bar. label: short, for the axis; name: in full."""
+    """One column or bar. label: short, for the axis; name: in full; url: of a page about it, where there is one."""
 
     label: str
     name: str
     value: int
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ def row_chart(points: Sequence[Point], words: Words, *, unit: str = "images") ->
     for n, point in enumerate(points):
         y, length = 6.0 + n * _ROW, round(max(1.5, longest * point.value / most), 1) if point.value else 0.0
         bars.append(Bar(_NAMES, y, length, _ROW - 12, f"{point.name}: {point.value:,} {unit}"))
-        labels.append(RowLabels(point.label, f"{point.value:,}", y + 13.5, round(_NAMES + length + 8, 1)))
+        labels.append(RowLabels(point.label, f"{point.value:,}", y + 13.5, round(_NAMES + length + 8, 1), point.url))
     return Chart(words.name, words.title, words.note, headers, rows, height=len(points) * _ROW + 6.0,
                  bars=tuple(bars), labels=tuple(labels))  # fmt: skip
 

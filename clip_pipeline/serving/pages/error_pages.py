@@ -1,17 +1,20 @@
 """Problem documents on the addresses of pages, shown as pages: whatever refused the request, a person reads why."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clip_pipeline.serving.pages.site import render
 
 PAGES = ("/ui", "/docs")
+logger = logging.getLogger(__name__)
 _PROBLEM = "application/problem+json"
 # Of the document, not of the answer.
 _REPLACED = frozenset({"content-type", "content-length"})
@@ -47,19 +50,28 @@ class _ProblemReader:
         else:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._send_page(self._start["headers"])
+                await self._send_page(self._start)
 
-    async def _send_page(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    async def _send_page(self, start: Message) -> None:
+        try:
+            page = await self._page()
+        except Exception:
+            logger.exception("an error page cannot be shown, the problem document is sent instead")
+            await self._send(start)
+            await self._send({"type": "http.response.body", "body": self._body})
+            return
+        for name, value in Headers(raw=start["headers"]).items():
+            if name not in _REPLACED:
+                page.headers[name] = value
+        await page(self._scope, self._receive, self._send)
+
+    async def _page(self) -> Response:
         problem: Mapping[str, Any] = json.loads(self._body)
         status = int(problem["status"])
         # In a thread, as every page: the first one reads its template.
-        page = await run_in_threadpool(
+        return await run_in_threadpool(
             lambda: render(Request(self._scope), "error.html", {"problem": problem}, status=status)
         )
-        kept = MutableHeaders(raw=[(name, value) for name, value in headers if name.decode().lower() not in _REPLACED])
-        for name, value in kept.items():
-            page.headers[name] = value
-        await page(self._scope, self._receive, self._send)
 
 
 def is_page(path: str) -> bool:

@@ -1,5 +1,6 @@
 """The form that adds images: its text turned into a submission, and what was refused of it. No web framework here."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,4 +72,5 @@ def refused(error: InvalidFormError | InvalidFieldError | RefusedPathsError) -> 
 
 def _lines(text: str) -> list[str]:
     """The lines that hold something. Blanks around them are typing; a path that needs them can be sent as JSON."""
-    return [stripped for line in text.splitlines() if (stripped := line.strip())]
+    # `splitlines` and a plain `strip` would also take away what may stand in a name: U+2028, U+0085, form feeds.
+    return [stripped for line in re.split(r"\r?\n", text) if (stripped := line.strip(" \t"))]

@@ -81,9 +81,11 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class JobsPage:
-    """Everything on the page of all jobs. open: oldest first; next_page: where the next page of closed ones begins."""
+    """Everything on the page of all jobs. open: the oldest, oldest first; has_more_open: there are later ones;
+    next_page: where the next page of closed ones begins."""
 
     open: tuple[JobView, ...]
+    has_more_open: bool
     closed: tuple[ClosedJobLine, ...]
     next_page: JobPosition | None
     fault: str | None
@@ -111,7 +113,8 @@ def job_page(ledger: Ledger, orchestrator: Orchestrator, job_id: str, *, failed_
 
 def jobs_page(ledger: Ledger, orchestrator: Orchestrator, *, after: JobPosition | None = None) -> JobsPage:
     """The page of all jobs, the closed ones from the one after `after` on; the open ones on the first page only."""
-    job_ids = open_job_ids(ledger, most=OPEN_SHOWN) if after is None else []
+    open_ids = open_job_ids(ledger, most=OPEN_SHOWN + 1) if after is None else []
+    job_ids = open_ids[:OPEN_SHOWN]
     counted = [job_counts(ledger, job_id) for job_id in job_ids]
     runs, fault = _runs_or_fault(orchestrator, job_ids)
     now = time.time()
@@ -120,6 +123,7 @@ def jobs_page(ledger: Ledger, orchestrator: Orchestrator, *, after: JobPosition 
     last = shown[-1] if len(closed) > JOBS_SHOWN else None
     return JobsPage(
         open=tuple(job_view(counts, runs[counts.job_id], now=now) for counts in counted),
+        has_more_open=len(open_ids) > OPEN_SHOWN,
         closed=tuple(shown),
         next_page=None if last is None else JobPosition(last.created_at, last.job_id),
         fault=fault,

@@ -3,9 +3,8 @@
 Each form is answered with 303 to the page of the job, so that loading it again submits nothing.
 """
 
-from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, TypeVar
+from typing import IO, Annotated
 from urllib.parse import quote, urlencode
 
 import anyio.to_thread
@@ -14,19 +13,16 @@ from starlette.responses import RedirectResponse, Response
 
 from clip_pipeline.core.errors import ConflictError
 from clip_pipeline.ledger.job_history import JobPosition
-from clip_pipeline.ledger.registration import Registration
 from clip_pipeline.serving.cancellation import cancel
 from clip_pipeline.serving.pages.job_forms import InvalidFormError, Refused, SubmitForm, refused
 from clip_pipeline.serving.pages.job_views import SOURCES, job_page, jobs_page
-from clip_pipeline.serving.pages.site import posted_form, render
+from clip_pipeline.serving.pages.site import MAX_FORM_BYTES, posted_form, render
 from clip_pipeline.serving.path_checks import RefusedPathsError
-from clip_pipeline.serving.queries import InvalidFieldError
+from clip_pipeline.serving.queries import InvalidFieldError, PlainText
 from clip_pipeline.serving.registrar import SMALL_BYTES
 from clip_pipeline.serving.routes.jobs import known_job_id
 from clip_pipeline.serving.services import OpenServices, Services
-from clip_pipeline.serving.submissions import AddImagesBody, retry
-
-Value = TypeVar("Value")
+from clip_pipeline.serving.submissions import retry
 
 router = APIRouter(prefix="/ui/jobs", include_in_schema=False)
 
@@ -35,8 +31,8 @@ router = APIRouter(prefix="/ui/jobs", include_in_schema=False)
 def jobs(
     request: Request,
     services: OpenServices,
-    created_before: Annotated[str, Query()] = "",
-    after: Annotated[str, Query()] = "",
+    created_before: PlainText = "",
+    after: PlainText = "",
 ) -> Response:
     """The jobs under way, those that are over a page at a time, and the form that adds images."""
     place = JobPosition(created_before, after) if created_before else None
@@ -46,9 +42,11 @@ def jobs(
 @router.post("")
 async def submit_images(request: Request, services: OpenServices) -> Response:
     """Queue the images that the form names, or show it again with what was refused."""
-    form = SubmitForm.of(await posted_form(request))
+    form = SubmitForm.of(await posted_form(request, max_bytes=MAX_FORM_BYTES, threads=services.write_threads))
     try:
-        registration = await _register(services, form.body())
+        with SpooledTemporaryFile(max_size=SMALL_BYTES) as file:
+            await services.in_write_thread(lambda: _write_json(form, file))
+            registration = await services.registrar.submit(file)
     except (InvalidFormError, InvalidFieldError, RefusedPathsError) as error:
         shown = refused(error)
         return await anyio.to_thread.run_sync(lambda: _jobs_response(request, services, form=form, refusal=shown))
@@ -60,7 +58,7 @@ def job(
     request: Request,
     services: OpenServices,
     job_id: str,
-    failed_after: Annotated[str, Query()] = "",
+    failed_after: PlainText = "",
     left_out: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
     """One job: how far it is, what failed, and its runs."""
@@ -76,7 +74,7 @@ async def retry_failed(request: Request, services: OpenServices, job_id: str) ->
     await posted_form(request)
     known = known_job_id(job_id)
     try:
-        retried = await _in_thread(services, lambda: retry(services.ledger, services.settings, known))
+        retried = await services.in_write_thread(lambda: retry(services.ledger, services.settings, known))
     except RefusedPathsError as error:
         return await _with_error(request, services, known, error=str(error), status=422)
     return _see_job(retried.registration.job_id, left_out=retried.left_out_count)
@@ -88,16 +86,14 @@ async def cancel_job(request: Request, services: OpenServices, job_id: str) -> R
     await posted_form(request)
     known = known_job_id(job_id)
     try:
-        await _in_thread(services, lambda: cancel(services.ledger, services.orchestrator, known))
+        await services.in_write_thread(lambda: cancel(services.ledger, services.orchestrator, known))
     except ConflictError as error:
         return await _with_error(request, services, known, error=str(error), status=409)
     return _see_job(known)
 
 
-async def _register(services: Services, body: AddImagesBody) -> Registration:
-    with SpooledTemporaryFile(max_size=SMALL_BYTES) as file:
-        file.write(body.model_dump_json().encode())
-        return await services.registrar.submit(file)
+def _write_json(form: SubmitForm, file: IO[bytes]) -> None:
+    file.write(form.body().model_dump_json().encode())
 
 
 async def _with_error(request: Request, services: Services, job_id: str, *, error: str, status: int) -> Response:
@@ -153,7 +149,3 @@ def _job_response(
 def _see_job(job_id: str, *, left_out: int = 0) -> Response:
     query = f"?left_out={left_out}" if left_out else ""
     return RedirectResponse(f"/ui/jobs/{quote(job_id)}{query}", 303)
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.write_threads)

@@ -8,10 +8,9 @@ from urllib.parse import urlencode
 from pydantic import ConfigDict, Field, ValidationError
 
 from clip_pipeline.serving.filter_fields import FilterFields
-from clip_pipeline.serving.queries import MAX_K, QueryText, ResultCount, Score, Wanted
+from clip_pipeline.serving.queries import MAX_ID, MAX_K, QueryText, ResultCount, Score, Wanted
 
 COUNTS = (30, 60, 120, 300, MAX_K)
-MAX_ID = 2**63 - 1
 ADDRESS = "/ui/search"
 _QUESTIONS = frozenset({"q", "like"})
 

@@ -15,7 +15,8 @@ from clip_pipeline.core.image_header import SUPPORTED_FORMATS
 from clip_pipeline.ledger.lookup import images_by_id
 from clip_pipeline.ledger.whereabouts import whereabouts
 from clip_pipeline.serving.documents import whereabouts_document
-from clip_pipeline.serving.pages.search_form import COUNTS, MAX_ID, SearchForm
+from clip_pipeline.serving.pages.analysis_view import ranked_label
+from clip_pipeline.serving.pages.search_form import COUNTS, SearchForm
 from clip_pipeline.serving.pages.search_view import (
     SearchView,
     State,
@@ -26,9 +27,9 @@ from clip_pipeline.serving.pages.search_view import (
     start_view,
 )
 from clip_pipeline.serving.pages.site import check_token, render
-from clip_pipeline.serving.queries import ScoredHit
+from clip_pipeline.serving.queries import MAX_ID, ScoredHit
 from clip_pipeline.serving.query_uploads import query_upload
-from clip_pipeline.serving.services import OpenServices, Services
+from clip_pipeline.serving.services import OpenServices
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
@@ -47,7 +48,7 @@ async def search(request: Request, services: OpenServices) -> Response:
             return found_by_likeness(services, form, form.fields)
         return start_view(services, form)
 
-    return await _page(request, services, view)
+    return await anyio.to_thread.run_sync(lambda: _page(request, view), limiter=services.search_threads)
 
 
 @router.post("/search")
@@ -63,7 +64,7 @@ async def search_by_upload(request: Request, services: OpenServices) -> Response
                 return SearchView(State.FAULT, form, fault=_faults_of(form), status=422)
             return found_by_upload(services, form, form.fields, query=upload.stored, filename=filename)
 
-        return await _page(request, services, view)
+        return await services.query_upload_turns.take(lambda: _page(request, view))
 
 
 @router.get("/images/{image_id}")
@@ -74,20 +75,18 @@ def image(request: Request, services: OpenServices, image_id: Annotated[int, Pat
         raise NotFoundError(f"no image {image_id} is indexed")
     facts = whereabouts_document(whereabouts(services.ledger, found.path), services.ledger, services.store)
     run_url = services.orchestrator.run_url(facts["run_id"]) if facts["run_id"] else None
-    hit = hit_view(ScoredHit(1.0, found), rank=0, best=1.0)
-    return render(request, "image.html", {"hit": hit, "facts": facts, "run_url": run_url})
+    hit = hit_view(ScoredHit(1.0, found), best=1.0)
+    labels = [ranked_label(one) for one in services.labels.best_of([image_id]).get(image_id, ())]
+    return render(request, "image.html", {"hit": hit, "facts": facts, "run_url": run_url, "labels": labels})
 
 
-async def _page(request: Request, services: Services, view: Callable[[], SearchView]) -> Response:
-    def answer() -> Response:
-        seen = view()
-        context = {"view": seen, "form": seen.form, "formats": SUPPORTED_FORMATS, "counts": COUNTS}
-        response = render(request, "search.html", context, status=seen.status)
-        if seen.state is State.LOADING:
-            response.headers["Retry-After"] = "2"
-        return response
-
-    return await anyio.to_thread.run_sync(answer, limiter=services.search_threads)
+def _page(request: Request, view: Callable[[], SearchView]) -> Response:
+    seen = view()
+    context = {"view": seen, "form": seen.form, "formats": SUPPORTED_FORMATS, "counts": COUNTS}
+    response = render(request, "search.html", context, status=seen.status)
+    if seen.state is State.LOADING:
+        response.headers["Retry-After"] = "2"
+    return response
 
 
 def _faults_of(form: SearchForm) -> str:

@@ -39,7 +39,6 @@ class State(StrEnum):
 class HitView:
     """One result. share: of the best score, 0 to 1; folder, name: its path as people read it."""
 
-    rank: int
     score: float
     share: float
     image: ImageHit
@@ -85,7 +84,7 @@ def start_view(services: Services, form: SearchForm) -> SearchView:
     return SearchView(
         State.START,
         form,
-        hits=[hit_view(ScoredHit(1.0, image), rank=rank, best=1.0) for rank, image in enumerate(newest, start=1)],
+        hits=[hit_view(ScoredHit(1.0, image), best=1.0) for image in newest],
         release=release_name(release.number),
         model_name=release.model_name,
         total=release.images,
@@ -105,7 +104,7 @@ def found_by_likeness(services: Services, form: SearchForm, fields: SearchFields
     if image is None:
         fault = f"The index holds no image {fields.like}: it was removed, or never there."
         return SearchView(State.FAULT, form, fault=fault, status=404)
-    like = hit_view(ScoredHit(1.0, image), rank=0, best=1.0)
+    like = hit_view(ScoredHit(1.0, image), best=1.0)
     return _found(services, form, fields, query=lambda: PathQuery(image.path), like=like)
 
 
@@ -115,11 +114,11 @@ def found_by_upload(services: Services, form: SearchForm, fields: SearchFields, 
     return _found(services, form, fields, query=query, upload=filename)
 
 
-def hit_view(hit: ScoredHit, *, rank: int, best: float) -> HitView:
+def hit_view(hit: ScoredHit, *, best: float) -> HitView:
     """One result as it is shown. best: the score of the first one."""
     folder, slash, name = display_path(hit.image.path).rpartition("/")
     share = min(1.0, max(0.0, hit.score / best)) if best > 0 else 0.0
-    return HitView(rank, hit.score, share, hit.image, folder + slash, name)
+    return HitView(hit.score, share, hit.image, folder + slash, name)
 
 
 def _found(
@@ -144,7 +143,7 @@ def _found(
         form,
         like=like,
         upload=upload,
-        hits=[hit_view(hit, rank=rank, best=best) for rank, hit in enumerate(hits, start=1)],
+        hits=[hit_view(hit, best=best) for hit in hits],
         took_ms=1000 * (time.perf_counter() - started),
         release=None if answer.release is None else release_name(answer.release),
         model_name=answer.model_name,

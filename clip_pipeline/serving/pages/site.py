@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import anyio
 from fastapi import Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,10 +17,12 @@ from clip_pipeline import __version__
 from clip_pipeline.core.paths import display_path
 from clip_pipeline.serving.pages import words
 from clip_pipeline.serving.pages.static_files import static_url
-from clip_pipeline.serving.request_body import limited
+from clip_pipeline.serving.request_body import SMALL_FORM_BYTES, text_form
 
 MAX_FORM_BYTES = 16 * 1024**2
-CSRF_FIELD, CSRF_HEADER = "csrf_token", "X-CSRF-Token"
+"""Of a form that takes a list: of paths, or of labels."""
+
+CSRF_FIELD = "csrf_token"
 
 POLICY = "; ".join(
     (
@@ -38,7 +41,9 @@ HEADERS = {
     # What a page shows is for whoever holds the key, and old a moment later.
     "Cache-Control": "private, no-cache",
 }
-NAVIGATION = (("/ui/search", "Search"), ("/ui/jobs", "Jobs"), ("/ui/stats", "Stats"), ("/docs", "API docs"))
+NAVIGATION = (("/ui/search", "Search"), ("/ui/jobs", "Jobs"), ("/ui/analyze", "Analyze"), ("/ui/labels", "Labels"),
+              ("/ui/stats", "Stats"), ("/docs", "API docs"))  # fmt: skip
+_LISTED_UNDER = {"/ui/analyses": "/ui/analyze"}
 
 
 def render(request: Request, name: str, context: Mapping[str, Any] | None = None, *, status: int = 200) -> HTMLResponse:
@@ -47,13 +52,14 @@ def render(request: Request, name: str, context: Mapping[str, Any] | None = None
     return HTMLResponse(template.render(**_shell(request), **(context or {})), status, headers=HEADERS)
 
 
-async def posted_form(request: Request) -> dict[str, str]:
-    """The text fields of a form that one of these pages sent.
+async def posted_form(
+    request: Request, *, max_bytes: int = SMALL_FORM_BYTES, threads: anyio.CapacityLimiter | None = None
+) -> dict[str, str]:
+    """The text fields of a form that one of these pages sent; a large one is parsed in one of `threads`.
 
     Raises a 413 problem where it is too long, a 403 one where it lacks the token of its session.
     """
-    async with limited(request, max_bytes=MAX_FORM_BYTES).form(max_files=0, max_fields=32) as form:
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    fields = await text_form(request, max_bytes=max_bytes, threads=threads)
     check_token(request, fields)
     return fields
 
@@ -61,7 +67,7 @@ async def posted_form(request: Request) -> dict[str, str]:
 def check_token(request: Request, fields: Mapping[str, str]) -> None:
     """Raises a 403 problem where a session is used by a form that no page of that session has shown."""
     token = _csrf_token(request.state)
-    sent = fields.get(CSRF_FIELD) or request.headers.get(CSRF_HEADER, "")
+    sent = fields.get(CSRF_FIELD, "")
     if token is not None and not hmac.compare_digest(sent.encode(), token.encode()):
         raise HTTPException(403, "this form belongs to another session; load its page again and send it once more")
 
@@ -96,7 +102,7 @@ def _shell(request: Request) -> dict[str, Any]:
             return Markup()
         return Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, token)
 
-    here = request.url.path
+    here = _LISTED_UNDER.get(request.url.path, request.url.path)
     return {
         "session": getattr(request.state, "session", None),
         "is_stranger": getattr(request.state, "is_stranger", False),

@@ -1,9 +1,8 @@
 """The pages of numbers: statistics with charts and health, and the failed files behind each reason."""
 
-from typing import Annotated
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from clip_pipeline.core.errors import NotFoundError
@@ -12,6 +11,7 @@ from clip_pipeline.ledger.job_history import failed_with_code
 from clip_pipeline.ledger.jobs import FAILED_SHOWN
 from clip_pipeline.serving.pages.site import render
 from clip_pipeline.serving.pages.stats_view import meaning_of, stats_page
+from clip_pipeline.serving.queries import PlainText
 from clip_pipeline.serving.services import OpenServices
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
@@ -25,7 +25,7 @@ def stats(request: Request, services: OpenServices) -> Response:
 
 
 @router.get("/failures/{code}")
-def failures(request: Request, services: OpenServices, code: str, after: Annotated[str, Query()] = "") -> Response:
+def failures(request: Request, services: OpenServices, code: str, after: PlainText = "") -> Response:
     """The files that failed for one reason, by path, from the one after `after` on."""
     if code not in set(ReasonCode):
         raise NotFoundError(f"no failure has the reason {code!r}")

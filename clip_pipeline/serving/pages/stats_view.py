@@ -51,6 +51,8 @@ REASON_WORDS = {
     ReasonCode.DECODER_HUNG: "The decoder did not come to an end with it.",
     ReasonCode.OUT_OF_MEMORY: "It needs more memory than there is.",
     ReasonCode.NOT_FINITE: "The model made numbers of it that are none.",
+    ReasonCode.KILLED_ITS_RUN: "The run that worked on it died, again and again.",
+    ReasonCode.UNUSABLE_LABELS: "The model makes no usable vector of the labels.",
 }
 
 

@@ -9,6 +9,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from clip_pipeline.serving.push.analysis_watch import AnalysisWatch
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import End
 from clip_pipeline.serving.push.job_watch import JobWatch
@@ -51,22 +52,24 @@ class EventStream(Response):
             await send(_body(b"", more=False))
 
 
-async def job_frames(
-    watch: JobWatch, last: EventId | None, *, key_id: str | None = None
+async def event_frames(
+    jobs: JobWatch, analyses: AnalysisWatch, *, last: EventId | None, key_id: str | None = None
 ) -> AsyncGenerator[bytes, None]:
     """What a client is sent: what it missed after `last`, the open jobs as they are, then every change.
 
     key_id: of the API key that the client came with, None for without one.
     """
     begun_s = time.time()
-    with watch.hub.listening(key_id=key_id) as listener:
-        await watch.primed()
+    with jobs.hub.listening(key_id=key_id) as listener:
+        await jobs.primed()
+        await analyses.primed()
         yield f"retry: {RETRY_MS}\n\n".encode()
         if last is not None:
-            async for event in watch.closed_since(last, until_s=begun_s):
+            requests = analyses.changed_since(last, until_s=time.time())
+            async for event in in_order(jobs.closed_since(last, until_s=begun_s), requests):
                 last = _id_of(event).after(last)
                 yield event.frame(last)
-        for event in watch.open_jobs():
+        for event in jobs.open_jobs():
             last = EventId(int(1000 * begun_s)).after(last)
             yield event.frame(last)
         while not isinstance(heard := await listener.next(within_s=HEARTBEAT_S), End):
@@ -76,6 +79,19 @@ async def job_frames(
             last = _id_of(heard).after(last)
             yield heard.frame(last)
         yield _farewell(heard)
+
+
+async def in_order(*streams: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The events of streams that are in the order of their moments, as one that is."""
+    heads = {stream: event for stream in streams if (event := await anext(stream, None)) is not None}
+    while heads:
+        stream, event = min(heads.items(), key=lambda head: head[1].moment_ms)
+        following = await anext(stream, None)
+        if following is None:
+            del heads[stream]
+        else:
+            heads[stream] = following
+        yield event
 
 
 def _id_of(event: Event) -> EventId:

@@ -30,23 +30,18 @@ class TooManyListenersError(StackError):
 
 
 class Listener:
-    """The queue of one connection. key: the one thing it asks about, None for all of every topic.
+    """The queue of one connection. key_id: of the API key that it was opened with, None for without one."""
 
-    key_id: of the API key that it was opened with, None for without one.
-    """
-
-    def __init__(self, *, topic: str | None, key: str | None, most: int, key_id: str | None = None) -> None:
+    def __init__(self, *, most: int, key_id: str | None = None) -> None:
         self.key_id = key_id
-        self._topic = topic
-        self._key = key
         self._most = most
         self._waiting: deque[Event] = deque()
         self._arrived = asyncio.Event()
         self._end: End | None = None
 
     def offer(self, event: Event) -> None:
-        """Queue an event that it asks about. One that is too far behind ends, and what waited is let go."""
-        if self._end is not None or not self._wants(event):
+        """Queue an event. A listener that is too far behind ends, and what waited is let go."""
+        if self._end is not None:
             return
         if len(self._waiting) >= self._most:
             self._waiting.clear()
@@ -72,28 +67,29 @@ class Listener:
             return event
         return self._end
 
-    def _wants(self, event: Event) -> bool:
-        return self._topic in (None, event.topic) and self._key in (None, event.key)
-
 
 class Hub:
     """All listeners of one service."""
 
     def __init__(self, *, queued_events: int = QUEUED_EVENTS, most_listeners: int = MOST_LISTENERS) -> None:
-        self._listeners: set[Listener] = set()
+        self._interested: dict[tuple[str | None, str | None], set[Listener]] = {}
         self._queued_events = queued_events
         self._most_listeners = most_listeners
-        self._somebody = asyncio.Event()
+        self._arrival = asyncio.Event()
         self._ended: End | None = None
 
     @property
     def listeners(self) -> int:
-        """How many listen now."""
-        return len(self._listeners)
+        """How many listen now; may be asked from any thread, hence the copy."""
+        return sum(len(listeners) for listeners in list(self._interested.values()))
+
+    def listens(self, topic: str) -> bool:
+        """Whether anyone asks about this topic now."""
+        return any(asked in (None, topic) for asked, _ in self._interested)
 
     def check_room(self) -> None:
         """Raises TooManyListenersError where one more would be too many."""
-        if len(self._listeners) >= self._most_listeners:
+        if self.listeners >= self._most_listeners:
             raise TooManyListenersError(
                 f"{self._most_listeners} connections listen for changes already; try again later"
             )
@@ -108,35 +104,47 @@ class Hub:
             TooManyListenersError: there are enough.
         """
         self.check_room()
-        listener = Listener(topic=topic, key=key, most=self._queued_events, key_id=key_id)
+        listener = Listener(most=self._queued_events, key_id=key_id)
         if self._ended is not None:
             listener.end(self._ended)
-        self._listeners.add(listener)
-        self._somebody.set()
+        same = self._interested.setdefault((topic, key), set())
+        same.add(listener)
+        self._arrival.set()
+        self._arrival = asyncio.Event()
         try:
             yield listener
         finally:
-            self._listeners.discard(listener)
-            if not self._listeners:
-                self._somebody.clear()
+            same.discard(listener)
+            if not same and self._interested.get((topic, key)) is same:
+                del self._interested[topic, key]
 
-    async def somebody(self) -> None:
-        """Wait until anyone listens."""
-        await self._somebody.wait()
+    async def somebody(self, topic: str) -> None:
+        """Wait until anyone asks about this topic."""
+        while not self.listens(topic):
+            await self._arrival.wait()
+
+    async def anybody(self) -> None:
+        """Wait until anyone asks about anything."""
+        while not self._interested:
+            await self._arrival.wait()
 
     def publish(self, event: Event) -> None:
         """Hand one event to all who ask about it."""
-        for listener in self._listeners:
-            listener.offer(event)
+        for interest in ((event.topic, event.key), (event.topic, None), (None, None)):
+            for listener in self._interested.get(interest, ()):
+                listener.offer(event)
 
     def keep(self, may_stay: Callable[[str | None], bool]) -> None:
         """Let those listeners go whose API key, by its id, may not stay."""
-        for listener in self._listeners:
+        for listener in self._all():
             if not may_stay(listener.key_id):
                 listener.end(End.KEY_OVER)
 
     def end(self, why: End) -> None:
         """Let every listener go, and each that comes later."""
         self._ended = why
-        for listener in self._listeners:
+        for listener in self._all():
             listener.end(why)
+
+    def _all(self) -> list[Listener]:
+        return [listener for listeners in self._interested.values() for listener in listeners]

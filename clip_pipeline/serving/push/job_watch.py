@@ -15,11 +15,9 @@ from contextlib import asynccontextmanager, suppress
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from clip_pipeline.core.errors import StoreError
-from clip_pipeline.serving.keys import KeyRing
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import End, Hub
-from clip_pipeline.serving.push.job_look import OVERLAP_S, JobLook
+from clip_pipeline.serving.push.job_look import OVERLAP_S, TOPIC, JobLook
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,6 @@ PAUSE_PER_LOOK = 9
 """Looking takes at most a tenth of one core, however many jobs are open and however large."""
 LONGEST_PAUSE_S = 30.0
 FAULT_PAUSE_S = 5.0
-KEYS_EVERY_S = 1.0
 
 
 class JobWatch:
@@ -60,9 +57,9 @@ class JobWatch:
     async def follow(self) -> None:
         """Watch until canceled. Costs nothing while nobody listens."""
         while True:
-            await self.hub.somebody()
+            await self.hub.somebody(TOPIC)
             self._look.forget()
-            while self.hub.listeners:
+            while self.hub.listens(TOPIC):
                 pause_s = await self._look_once()
                 self._primed.set()
                 await self._rest(pause_s)
@@ -89,34 +86,14 @@ class JobWatch:
             await asyncio.sleep(min(left_s, LOOK_EVERY_S))
 
 
-async def end_with_keys(hub: Hub, keys: KeyRing) -> None:
-    """Let listeners go once their keys are revoked or over, and those without one once there are keys; until canceled.
-
-    A connection is asked for its key only when it is opened, and may then stay open for days.
-    """
-    while True:
-        await hub.somebody()
-        # Older keys, or none, are what the ring has while the ledger cannot be read: asked again a moment later.
-        with suppress(StoreError):
-            hub.keep((await keys.known()).admit)
-        await asyncio.sleep(KEYS_EVERY_S)
-
-
 @asynccontextmanager
-async def watching_jobs(
-    look: JobLook, keys: KeyRing, *, is_stopping: Callable[[], bool]
-) -> AsyncGenerator[JobWatch, None]:
-    """A watch that follows the jobs, and the keys of those who listen, as long as the context is open."""
-    watch = JobWatch(look, Hub(), is_stopping=is_stopping)
-    tasks = [
-        asyncio.create_task(watch.follow(), name="watch-jobs"),
-        asyncio.create_task(end_with_keys(watch.hub, keys), name="watch-keys"),
-    ]
+async def watching_jobs(look: JobLook, hub: Hub, *, is_stopping: Callable[[], bool]) -> AsyncGenerator[JobWatch, None]:
+    """A watch that follows the jobs as long as the context is open."""
+    watch = JobWatch(look, hub, is_stopping=is_stopping)
+    task = asyncio.create_task(watch.follow(), name="watch-jobs")
     try:
         yield watch
     finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

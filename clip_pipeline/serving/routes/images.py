@@ -11,18 +11,18 @@ from clip_pipeline.core.paths import path_to_text
 from clip_pipeline.ledger.lookup import ImageHit
 from clip_pipeline.ledger.whereabouts import remove_paths, whereabouts
 from clip_pipeline.serving.api_models import RemovedImagesModel, WhereaboutsModel
+from clip_pipeline.serving.body_models import parsed
 from clip_pipeline.serving.documents import Document, whereabouts_document
 from clip_pipeline.serving.openapi import body_of, problems
 from clip_pipeline.serving.path_checks import PATH_SCHEMA, checked_texts, normal_path
-from clip_pipeline.serving.queries import InvalidFieldError
-from clip_pipeline.serving.request_body import parsed, read_json
+from clip_pipeline.serving.queries import MAX_ID, InvalidFieldError
+from clip_pipeline.serving.request_body import read_json
 from clip_pipeline.serving.services import OpenServices
 from clip_pipeline.serving.submissions import RemoveImagesBody
 from clip_pipeline.serving.thumbnails import ThumbnailSide
 
 # An image id names one content for ever. `private`: who may see it is decided here, not in a shared cache.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
-MAX_ID = 2**63 - 1
 
 router = APIRouter(prefix="/api/v1", tags=["images"])
 
@@ -87,7 +87,7 @@ async def thumbnail(
     def answer() -> Response:
         image = services.thumbnails.image(image_id)
         headers = {"ETag": _etag(image, size), "Cache-Control": CACHE_CONTROL}
-        if _matches(if_none_match, headers["ETag"]):
+        if matches_etag(if_none_match, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(services.thumbnails.webp(image, size), media_type="image/webp", headers=headers)
 
@@ -98,7 +98,7 @@ def _etag(image: ImageHit, size: ThumbnailSide) -> str:
     return f'"{image.sha256[:32]}-{int(size)}"'
 
 
-def _matches(header: str | None, etag: str) -> bool:
+def matches_etag(header: str | None, etag: str) -> bool:
     """Whether an `If-None-Match` header names the tag, weakly compared (RFC 9110, 13.1.2)."""
     if header is None:
         return False

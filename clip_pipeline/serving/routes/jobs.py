@@ -1,11 +1,8 @@
 """The index service, what changes jobs: submit images, try the failed ones again, cancel."""
 
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import anyio.to_thread
 from fastapi import APIRouter, Header, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from clip_pipeline.core.errors import NotFoundError
@@ -15,10 +12,8 @@ from clip_pipeline.serving.documents import canceled_document, is_queued, submis
 from clip_pipeline.serving.openapi import body_of, problems
 from clip_pipeline.serving.registrar import SMALL_BYTES
 from clip_pipeline.serving.request_body import json_file
-from clip_pipeline.serving.services import OpenServices, Services
-from clip_pipeline.serving.submissions import AddImagesBody, UnfitBodyError, checked_key, retry
-
-Value = TypeVar("Value")
+from clip_pipeline.serving.services import OpenServices
+from clip_pipeline.serving.submissions import AddImagesBody, checked_key, retry
 
 router = APIRouter(prefix="/api/v1/index", tags=["jobs"])
 
@@ -43,10 +38,7 @@ async def add_images(
     """Queue images for indexing, as one job."""
     key = checked_key(idempotency_key, owner=request.state.api_key)
     async with json_file(request, max_bytes=services.settings.max_body_bytes, in_memory=SMALL_BYTES) as body:
-        try:
-            registration = await services.registrar.submit(body, idempotency_key=key)
-        except UnfitBodyError as error:
-            raise RequestValidationError(error.faults) from error
+        registration = await services.registrar.submit(body, idempotency_key=key)
     return JSONResponse(submission_document(registration), 202 if is_queued(registration) else 200)
 
 
@@ -60,7 +52,7 @@ async def add_images(
 async def retry_job(services: OpenServices, job_id: str) -> JSONResponse:
     """Queue the failed images of a job again, as a new job; those outside the roots by now are left out and named."""
     known = known_job_id(job_id)
-    retried = await _in_thread(services, lambda: retry(services.ledger, services.settings, known))
+    retried = await services.in_write_thread(lambda: retry(services.ledger, services.settings, known))
     document = submission_document(retried.registration) | {
         "retry_of": known,
         "left_out": [{"path": path.path, "detail": path.detail} for path in retried.left_out],
@@ -77,12 +69,8 @@ async def retry_job(services: OpenServices, job_id: str) -> JSONResponse:
 async def cancel_job(services: OpenServices, job_id: str) -> JSONResponse:
     """Cancel a job: its unfinished images leave the queue, the runs that serve nobody else are ended."""
     known = known_job_id(job_id)
-    canceled = await _in_thread(services, lambda: cancel(services.ledger, services.orchestrator, known))
+    canceled = await services.in_write_thread(lambda: cancel(services.ledger, services.orchestrator, known))
     return JSONResponse(canceled_document(canceled))
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.write_threads)
 
 
 def known_job_id(text: str) -> str:

@@ -1,7 +1,6 @@
 """Search by text, by an indexed image, by a vector, or by an uploaded image."""
 
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import anyio.to_thread
@@ -10,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from clip_pipeline.serving.api_models import SearchModel
+from clip_pipeline.serving.body_models import parsed
 from clip_pipeline.serving.documents import search_document
 from clip_pipeline.serving.openapi import body_of, problems
 from clip_pipeline.serving.queries import (
@@ -23,7 +23,7 @@ from clip_pipeline.serving.queries import (
 )
 from clip_pipeline.serving.queries import Query as SearchQuery
 from clip_pipeline.serving.query_uploads import query_upload
-from clip_pipeline.serving.request_body import parsed, read_body
+from clip_pipeline.serving.request_body import kind_of, read_body
 from clip_pipeline.serving.services import OpenServices, Services
 
 MAX_JSON_BYTES = 1024**2
@@ -42,7 +42,13 @@ _UPLOAD = {
 }
 _BODIES = body_of(SearchBody)
 _BODIES["requestBody"]["content"]["multipart/form-data"] = {"schema": _UPLOAD}
-_ANSWERS = problems({422: "A field does not fit", 503: "The encoder or the index cannot be used now"}) | {
+_ANSWERS = problems(
+    {
+        409: "Of no image it is known whether it has the label; or the vector is of another encoder",
+        422: "A field does not fit",
+        503: "The encoder or the index cannot be used now",
+    }
+) | {
     200: {
         "headers": {
             "Server-Timing": {
@@ -59,8 +65,7 @@ _ANSWERS = problems({422: "A field does not fit", 503: "The encoder or the index
 @router.get("", response_model=SearchModel, responses=_ANSWERS)
 async def search_by_text(services: OpenServices, fields: Annotated[TextFields, Query()]) -> JSONResponse:
     """The k images that fit the text `q` best, among those that fit the filter."""
-    query, wanted = TextQuery(fields.q), fields.wanted
-    return await _answer(services, query, wanted, find=lambda: services.engine.search(query, wanted))
+    return await _answer(services, TextQuery(fields.q), fields.wanted)
 
 
 @router.post(
@@ -74,31 +79,33 @@ async def search_by_text(services: OpenServices, fields: Annotated[TextFields, Q
 )  # fmt: skip
 async def search_by_example(services: OpenServices, request: Request) -> JSONResponse:
     """The images that fit best: multipart `file`, or JSON with one of `text`, `image_path` and `vector`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = kind_of(request)
     if kind == "multipart/form-data":
         return await _search_by_upload(services, request)
     if kind != "application/json":
         raise HTTPException(415, f"expected application/json or multipart/form-data, got {kind or 'no content type'}")
     content = await read_body(request, max_bytes=MAX_JSON_BYTES)
     body = parsed(lambda: SearchBody.model_validate_json(content))
-    return await _answer(
-        services, body.query, body.wanted, find=lambda: services.engine.search(body.query, body.wanted)
-    )
+    return await _answer(services, body.query, body.wanted)
 
 
 async def _search_by_upload(services: Services, request: Request) -> JSONResponse:
     async with query_upload(request, services.settings) as upload:
         wanted = parsed(lambda: UploadFields.model_validate(upload.fields)).wanted
-        return await _answer(
-            services, upload.query, wanted, find=lambda: services.engine.search(upload.stored(), wanted)
-        )
+        started = time.perf_counter()
+        answer = await services.query_upload_turns.take(lambda: services.engine.search(upload.stored(), wanted))
+        return _response(answer, query=upload.query, wanted=wanted, started=started)
 
 
-async def _answer(
-    services: Services, query: SearchQuery, wanted: Wanted, *, find: Callable[[], SearchAnswer]
-) -> JSONResponse:
+async def _answer(services: Services, query: SearchQuery, wanted: Wanted) -> JSONResponse:
     started = time.perf_counter()
-    answer = await anyio.to_thread.run_sync(find, limiter=services.search_threads)
+    answer = await anyio.to_thread.run_sync(
+        lambda: services.engine.search(query, wanted), limiter=services.search_threads
+    )
+    return _response(answer, query=query, wanted=wanted, started=started)
+
+
+def _response(answer: SearchAnswer, *, query: SearchQuery, wanted: Wanted, started: float) -> JSONResponse:
     took_ms = 1000 * (time.perf_counter() - started)
     spent = answer.timings.server_timing
     return JSONResponse(

@@ -211,17 +211,19 @@ document.addEventListener("click", (event) => {
 });
 
 async function view(hit) {
+  const wanted = hit.dataset.hit;
+  viewer.dataset.wants = wanted; // at once: the next key goes on from here, whatever has been drawn by then
   const address = hit.querySelector("[data-open]").getAttribute("href");
   try {
     const answer = await fetch(address, { credentials: "same-origin" });
     const image = part("image", new DOMParser().parseFromString(await answer.text(), "text/html"));
+    if (viewer.dataset.wants !== wanted) return;
     if (!image) {
       location.assign(address);
       return;
     }
     image.querySelector("[data-like]").href = hit.querySelector("[data-like]").href;
     viewerBody.replaceChildren(image);
-    viewer.dataset.shows = hit.dataset.hit;
     showCopyButtons(viewerBody);
     if (!viewer.open) viewer.showModal();
   } catch {
@@ -233,7 +235,7 @@ viewer.addEventListener("click", (event) => {
   if (event.target === viewer) viewer.close();
 });
 viewer.addEventListener("close", () => shown()?.querySelector("[data-open]").focus());
-const shown = () => hits().find((hit) => hit.dataset.hit === viewer.dataset.shows);
+const shown = () => hits().find((hit) => hit.dataset.hit === viewer.dataset.wants);
 
 function beside(hit, key) {
   const all = hits();

@@ -7,6 +7,9 @@ import pytest
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.embedding_results import record_progress
 from clip_pipeline.ledger.jobs import give_up_batch, job_counts
+from clip_pipeline.serving.pages import error_pages
+from clip_pipeline.serving.pages.job_forms import SubmitForm
+from clip_pipeline.serving.pages.job_views import OPEN_SHOWN
 from clip_pipeline_tests.ledger import steps
 from clip_pipeline_tests.serving.pages.elements import get, read, send
 from clip_pipeline_tests.serving.world import World, free_port, serving
@@ -276,3 +279,44 @@ def test_without_dagster_the_counts_are_there_and_the_page_says_what_is_missing(
         world.register("/photos/other.jpg")
         assert "Dagster does not answer" in get(client, "/ui/jobs").text
     world.close()
+
+
+def test_a_hundred_thousand_paths_go_through_the_form(open_world, open_client, photos):
+    """A field of more than a megabyte was refused, and with it all that had been typed."""
+    paths = "\r\n".join(f"{photos}/{n:06d}.jpg" for n in range(100_000))
+    job_id = job_of(open_client.post("/ui/jobs", data={"image_paths": paths}, timeout=120))
+    assert job_counts(open_world.ledger, job_id).total == 100_000
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_a_line_break_ends_a_path(character):
+    """Names with characters that Python also splits lines at were torn apart, or lost them at their ends."""
+    name = f"/photos/a{character}b{character}"
+    form = SubmitForm(image_paths=f"  {name} \r\n{name}c\n\t\n/d")
+    assert form.body().image_paths == [name, f"{name}c", "/d"]
+
+
+def test_of_many_open_jobs_the_oldest_are_shown_and_that_there_are_more_is_said(world, client):
+    """Those beyond the fiftieth were on no page, and nothing said so."""
+    for n in range(OPEN_SHOWN):
+        world.register(f"/photos/{n}.jpg")
+    page = get(client, "/ui/jobs")
+    assert len(list(page.all("li", class_="job-card"))) == OPEN_SHOWN
+    assert "And more" not in page.text
+    world.register("/photos/last.jpg")
+    page = get(client, "/ui/jobs")
+    assert len(list(page.all("li", class_="job-card"))) == OPEN_SHOWN
+    assert f"And more: these are the {OPEN_SHOWN} oldest" in page.text
+
+
+def test_an_error_page_that_cannot_be_drawn_leaves_the_problem_document(client, monkeypatch):
+    """The answer was a bare 500, whatever the problem was."""
+
+    def broken(*_args, **_options):
+        raise OSError("no template")
+
+    monkeypatch.setattr(error_pages, "render", broken)
+    answer = client.get("/ui/jobs/idx_0")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+    assert answer.json()["status"] == 404
+    assert "x-request-id" in answer.headers

@@ -10,7 +10,8 @@ from clip_pipeline.serving.pages.search_view import NARROWEST, RATIO_STEP, WIDES
 from clip_pipeline.serving.pages.static_files import FOLDER, static_url
 from clip_pipeline_tests.serving.pages.reading import read
 
-PAGES = ("/ui/search", "/ui/search?q=red", "/ui/images/1", "/ui/jobs", "/ui/stats", "/docs", "/ui/nothing")
+PAGES = ("/ui/search", "/ui/search?q=red", "/ui/images/1", "/ui/jobs", "/ui/analyze", "/ui/analyses",
+         "/ui/labels", "/ui/labels/everyday", "/ui/stats", "/docs", "/ui/nothing")  # fmt: skip
 ADDRESSES = ("href", "src", "action", "srcset", "formaction")
 
 
@@ -52,8 +53,9 @@ def test_a_page_says_where_it_is_and_lets_the_header_be_skipped(answer):
     assert page.all("a")[0] == {"class": "skip-link", "href": "#main"}
     assert "main" in [main["id"] for main in page.all("main")]
     current = [one["href"] for one in page.all("a") if one.get("aria-current") == "page"]
-    path = answer.url.path
-    assert current == [url for url in ("/ui/search", "/ui/jobs", "/ui/stats", "/docs") if url == path]
+    path = {"/ui/analyses": "/ui/analyze", "/ui/labels/everyday": "/ui/labels"}.get(answer.url.path, answer.url.path)
+    places = ("/ui/search", "/ui/jobs", "/ui/analyze", "/ui/labels", "/ui/stats", "/docs")
+    assert current == [url for url in places if url == path]
 
 
 def test_static_files_are_kept_for_ever_under_an_address_that_their_content_decides(client):

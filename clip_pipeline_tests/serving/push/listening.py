@@ -39,8 +39,13 @@ def frames(response):
 
 def job_events(response):
     """(id, document) of each job event."""
+    return events_of(response, "job")
+
+
+def events_of(response, topic):
+    """(id, document) of each event of a topic."""
     for frame in frames(response):
-        if frame.get("event") == "job":
+        if frame.get("event") == topic:
             yield frame["id"], json.loads(frame["data"])
 
 
@@ -53,11 +58,16 @@ def event_stream(client, *, last=None):
         yield response
 
 
-@contextlib.contextmanager
 def job_socket(client, job_id):
     """An open WebSocket on one job."""
+    return push_socket(client, f"jobs/{job_id}")
+
+
+@contextlib.contextmanager
+def push_socket(client, subject):
+    """An open WebSocket on a job or a request."""
     url = str(client.base_url).replace("http", "ws", 1).rstrip("/")
-    with connect(f"{url}/ws/jobs/{job_id}", open_timeout=PATIENCE_S, proxy=None) as socket:
+    with connect(f"{url}/ws/{subject}", open_timeout=PATIENCE_S, proxy=None) as socket:
         yield socket
 
 

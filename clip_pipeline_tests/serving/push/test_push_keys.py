@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 from clip_pipeline.core.errors import StoreError
 from clip_pipeline.ledger.api_keys import revoke_key
 from clip_pipeline.serving import keys as keys_module
-from clip_pipeline.serving.push import job_watch
+from clip_pipeline.serving.push import key_watch
 from clip_pipeline_tests.serving.pages.people import log_in, make_key, origin
 from clip_pipeline_tests.serving.push.listening import PATIENCE_S, frames
 
@@ -18,7 +18,7 @@ from clip_pipeline_tests.serving.push.listening import PATIENCE_S, frames
 @pytest.fixture(autouse=True)
 def keys_are_read_every_time(monkeypatch):
     monkeypatch.setattr(keys_module.KeyRing.__init__, "__kwdefaults__", {"cache_s": 0.0})
-    monkeypatch.setattr(job_watch, "KEYS_EVERY_S", 0.05)
+    monkeypatch.setattr(key_watch, "KEYS_EVERY_S", 0.05)
 
 
 @pytest.fixture

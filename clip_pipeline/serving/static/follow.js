@@ -1,10 +1,12 @@
-// Keeps a page about jobs up to date: each time the service tells of a change, the page is read again and what differs
-// is replaced, so that the browser shows exactly what the server draws. Without scripts the page of a job reloads itself.
+// Keeps a page up to date: each time the service tells of a change, the page is read again and what differs is replaced,
+// so that the browser shows exactly what the server draws. Without scripts the page of one thing reloads itself.
+// data-follow: the WebSocket of one job or request; data-follow-all: server-sent events of the kind data-follow-event.
 
 const QUIET_MS = 300;
 const AGAIN_MS = 2000;
-const NORMAL = 1000;
-const UNKNOWN_JOB = 4404;
+const MOST_MS = 60_000;
+// The end, a key that is over, nothing there: closes that connecting again would only repeat.
+const LAST_CLOSES = [1000, 1008, 4404];
 
 let busy = false;
 let asked = false;
@@ -59,19 +61,23 @@ function bringUpTo(old, fresh) {
   before.slice(after.length).forEach((child) => child.remove());
 }
 
-function followJob(path) {
+function followOne(path, waitMs = AGAIN_MS) {
   const address = new URL(path, location.href);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
-  socket.addEventListener("message", refresh);
-  socket.addEventListener("close", (event) => {
+  socket.addEventListener("message", () => {
+    waitMs = AGAIN_MS;
     refresh();
-    if (event.code !== NORMAL && event.code !== UNKNOWN_JOB) setTimeout(() => followJob(path), AGAIN_MS);
+  });
+  socket.addEventListener("close", ({ code }) => {
+    refresh();
+    if (LAST_CLOSES.includes(code)) return;
+    setTimeout(() => followOne(path, Math.min(2 * waitMs, MOST_MS)), waitMs);
   });
 }
 
 // A browser keeps six connections to one service, for all its tabs: one that nobody looks at gives its own back.
-function followAll(path) {
+function followAll(path, kind) {
   let source = null;
   function follow() {
     source?.close();
@@ -79,12 +85,12 @@ function followAll(path) {
     if (document.hidden) return;
     source = new EventSource(path);
     source.addEventListener("open", refresh);
-    source.addEventListener("job", refresh);
+    source.addEventListener(kind, refresh);
   }
   document.addEventListener("visibilitychange", follow);
   follow();
 }
 
-const { followJob: job, followAll: all } = document.querySelector("[data-follow-job], [data-follow-all]")?.dataset ?? {};
-if (job) followJob(job);
-if (all) followAll(all);
+const { follow: one, followAll: all, followEvent: kind } = document.querySelector("[data-follow], [data-follow-all]")?.dataset ?? {};
+if (one) followOne(one);
+if (all) followAll(all, kind);

@@ -77,6 +77,10 @@ bench-service: .venv/.installed ## Measure submitting 1,000 and 100,000 paths ov
 bench-search: .venv/.installed ## Measure searches by text over HTTP among 100,000 images, with 1, 8 and 32 clients
 	@$(BIN)/python -m benchmarks.search_http $(ARGS)
 
+.PHONY: bench-analysis
+bench-analysis: .venv/.installed ## Measure uploads to the analysis lane, 1, 8 and 64 clients, against the encoder in a loop
+	@$(BIN)/python -m benchmarks.analysis $(ARGS)
+
 .PHONY: bench-recall
 bench-recall: .venv/.installed ## Measure text->image recall of your index (IMAGES=folder CAPTIONS=file.csv)
 	@[ -n "$${IMAGES:-}" ] && [ -n "$${CAPTIONS:-}" ] || { echo 'make bench-recall IMAGES=folder CAPTIONS=file.csv'; exit 2; }

@@ -48,6 +48,9 @@ from clip_pipeline.settings import Settings
 BATCHED, ONE_BY_ONE = "batched", "one-by-one"
 START_TIMEOUT_S = 120.0
 SWAP_CLIENTS = 8
+SWAP_S, SLOWEST_SWAP_S = 5.0, 60.0
+"""A load goes on for at least so long, and there are questions for one that lasts as long as a slow publication."""
+
 MOST_PER_S = 1500
 K = 10
 CENTRES = 200
@@ -93,6 +96,11 @@ class OneByOne:
     def spec(self) -> EncoderSpec:
         """As the encoder's."""
         return self._encoder.spec
+
+    @property
+    def logit_scale(self) -> float:
+        """As the encoder's."""
+        return self._encoder.logit_scale
 
     def encode_images(self, pixels: PixelBatch) -> EmbeddingMatrix:
         """As the encoder does."""
@@ -194,13 +202,17 @@ def _serve_one_by_one() -> None:
         serve(settings, load=lambda spec: OneByOne(load(spec)))
 
 
-def _start_load(url: str, questions: Iterator[str], *, clients: int, seconds: float) -> "subprocess.Popen[str]":
+def _start_load(
+    url: str, questions: Iterator[str], *, clients: int, seconds: float, while_exists: Path | None = None
+) -> "subprocess.Popen[str]":
+    """Clients that ask for some seconds, or for as long as a file is there where that is longer."""
     command = [sys.executable, "-m", "benchmarks.search_load", url, "--clients", str(clients)]
-    process = subprocess.Popen(
-        [*command, "--seconds", str(seconds)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command += ["--seconds", str(seconds)]
+    command += ["--while-exists", str(while_exists)] if while_exists else []
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
-    process.stdin.writelines(f"{text}\n" for text in itertools.islice(questions, round(MOST_PER_S * seconds)))
+    most_s = max(seconds, SLOWEST_SWAP_S) if while_exists else seconds
+    process.stdin.writelines(f"{text}\n" for text in itertools.islice(questions, round(MOST_PER_S * most_s)))
     process.stdin.close()
     return process
 
@@ -222,11 +234,16 @@ def _swaps_under_load(index: MadeUpIndex, questions: Iterator[str], *, first: in
     home, took_s = index.settings.home_path, 0.0
     first += 100 * (index.settings.store.current_release_number(builtin_spec().key) or 0)
     summaries: list[dict[str, Any]] = []
+    publishing = home / "publishing"
     with _service(home, BATCHED) as url:
         for n in range(swaps):
-            process = _start_load(url, questions, clients=SWAP_CLIENTS, seconds=5)
+            publishing.touch()
+            process = _start_load(url, questions, clients=SWAP_CLIENTS, seconds=SWAP_S, while_exists=publishing)
             began = time.monotonic()
-            index.add(first + 100 * n, 100)
+            try:
+                index.add(first + 100 * n, 100)
+            finally:
+                publishing.unlink()
             took_s = max(took_s, time.monotonic() - began)
             summaries.append(_summary(_ended(process)))
     return {

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 TIMEOUT_S = 60
 _PART = re.compile(r"(\w+);dur=([\d.]+)")
@@ -47,18 +48,24 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--while-exists", type=Path, metavar="FILE", help="go on for longer, until this file is gone")
     arguments = parser.parse_args()
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
     for line in sys.stdin:
         questions.put(line.strip())
-    sys.stdout.write(json.dumps(_load(arguments.url, questions, clients=arguments.clients, seconds=arguments.seconds)))
+    sys.stdout.write(json.dumps(_load(arguments, questions)))
 
 
-def _load(url: str, questions: "queue.SimpleQueue[str]", *, clients: int, seconds: float) -> dict[str, object]:
-    tallies = [Tally() for _ in range(clients)]
+def _load(arguments: argparse.Namespace, questions: "queue.SimpleQueue[str]") -> dict[str, object]:
+    tallies = [Tally() for _ in range(arguments.clients)]
     began = time.monotonic()
+    until, marker = began + arguments.seconds, arguments.while_exists
+
+    def is_over() -> bool:
+        return time.monotonic() >= until and not (marker and marker.exists())
+
     threads = [
-        threading.Thread(target=_search_on, args=(url, questions, tally), kwargs={"until": began + seconds})
+        threading.Thread(target=_search_on, args=(arguments.url, questions, tally), kwargs={"is_over": is_over})
         for tally in tallies
     ]
     for thread in threads:
@@ -68,9 +75,9 @@ def _load(url: str, questions: "queue.SimpleQueue[str]", *, clients: int, second
     return {"seconds": time.monotonic() - began, "clients": [asdict(tally) for tally in tallies]}
 
 
-def _search_on(url: str, questions: "queue.SimpleQueue[str]", tally: Tally, *, until: float) -> None:
+def _search_on(url: str, questions: "queue.SimpleQueue[str]", tally: Tally, *, is_over: Callable[[], bool]) -> None:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=TIMEOUT_S)
-    for question in _taken(questions, until=until):
+    for question in _taken(questions, is_over):
         started = time.perf_counter()
         try:
             connection.request("GET", "/api/v1/search?" + urllib.parse.urlencode({"q": question, "k": 10}))
@@ -89,8 +96,8 @@ def _search_on(url: str, questions: "queue.SimpleQueue[str]", tally: Tally, *, u
     connection.close()
 
 
-def _taken(questions: "queue.SimpleQueue[str]", *, until: float) -> Iterator[str]:
-    while time.monotonic() < until:
+def _taken(questions: "queue.SimpleQueue[str]", is_over: Callable[[], bool]) -> Iterator[str]:
+    while not is_over():
         try:
             yield questions.get_nowait()
         except queue.Empty:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,8 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path, *, encoder: str) -> Generator[Stack, None, None]:
-    """`clip-pipeline up` on free ports, ready in the block, gone after it.
+def running(folder: Path, *, encoder: str, extra: Mapping[str, str] | None = None) -> Generator[Stack, None, None]:
+    """`clip-pipeline up` on free ports, ready in the block, gone after it. extra: further environment variables.
 
     Raises:
         SystemExit: it does not come up; with the end of what it said.
@@ -62,8 +62,8 @@ def running(folder: Path, *, encoder: str) -> Generator[Stack, None, None]:
     began = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=variables | {"CLIP_PIPELINE_HOME": str(home)}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT,
+            command, cwd=ROOT, env=variables | {"CLIP_PIPELINE_HOME": str(home)} | dict(extra or {}),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
         wait_for(lambda: _is_ready(process, log), timeout_s=START_TIMEOUT_S, what="the stack to be ready")

@@ -67,13 +67,13 @@ class Conversation:
 
 
 class SocketListener(threading.Thread):
-    """Everything that the WebSocket of a job says until it is closed, and how it was closed."""
+    """Everything that the WebSocket of a job, or of a request, says until it is closed, and how it was closed."""
 
-    def __init__(self, url: str, job_id: str) -> None:
+    def __init__(self, url: str, key: str, *, topic: str = "jobs") -> None:
         super().__init__(daemon=True)
         self.heard: list[Any] = []
         self.close_code: int | None = None
-        self._socket = connect(f"{url.replace('http', 'ws', 1)}/ws/jobs/{job_id}", proxy=None)
+        self._socket = connect(f"{url.replace('http', 'ws', 1)}/ws/{topic}/{key}", proxy=None)
         self.headers = self._socket.response.headers if self._socket.response else {}
         self.start()
 
@@ -86,10 +86,16 @@ class SocketListener(threading.Thread):
 
 
 class EventListener(threading.Thread):
-    """The job events of `GET /events`, as (id, document), until each of some jobs is complete."""
+    """The events of one kind of `GET /events`, as (id, document), until each of some jobs or requests is at its end.
 
-    def __init__(self, url: str, *, until: Sequence[str], last: str | None = None) -> None:
+    kind: `job` or `analysis`; `field` is where their documents carry the id.
+    """
+
+    def __init__(
+        self, url: str, *, until: Sequence[str], last: str | None = None, kind: str = "job", field: str = "job_id"
+    ) -> None:
         super().__init__(daemon=True)
+        self._kind, self._field = kind, field
         self.heard: list[tuple[str, Any]] = []
         self.content_type = ""
         self._url, self._until, self._last = url, set(until), last
@@ -103,11 +109,11 @@ class EventListener(threading.Thread):
             self.content_type = response.headers["content-type"]
             for frame in frames(response):
                 self._is_open.set()
-                if frame.get("event") == "job":
+                if frame.get("event") == self._kind:
                     document = json.loads(frame["data"])
                     self.heard.append((frame["id"], document))
                     if document["status"] in FINAL:
-                        self._until.discard(document["job_id"])
+                        self._until.discard(document[self._field])
                 if not self._until:
                     return
 

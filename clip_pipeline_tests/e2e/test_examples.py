@@ -1,5 +1,6 @@
 """Every script under docs/examples, as a reader would run it, against a real stack."""
 
+import json
 import os
 import re
 import shutil
@@ -14,10 +15,10 @@ from clip_pipeline_tests.e2e.stack import Stack
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, status: int = 0) -> str:
     path = os.pathsep.join([str(EXAMPLES.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -46,3 +47,22 @@ def test_the_examples_do_what_they_say(stack: Stack, photos: dict[str, Path], tm
 
     told = run(sys.executable, EXAMPLES / "graphql_backfill.py", job_id, "b0000001", dagster)
     assert told.splitlines()[-1] == "embed_images SUCCESS"
+
+    cat, labels = photos["cat"], "a cat,a rocket launch,a cup of coffee"
+    for command in (
+        (sys.executable, EXAMPLES / "analyze_image.py"),
+        (sys.executable, EXAMPLES / "analyze_image_push.py"),
+    ):
+        told = run(*command, cat, labels, stack.url).splitlines()
+        assert re.match(r"[0-9a-f-]{36} (submitted|processing|completed)$", told[0])
+        assert told[-3].split(maxsplit=1)[1] == "a cat"
+    result = json.loads(run(EXAMPLES / "analyze_image.sh", cat, labels, stack.url))
+    assert (result["status"], result["filename"]) == ("completed", cat.name)
+    assert result["predictions"][0]["label"] == "a cat"
+    assert sum(one["confidence"] for one in result["predictions"]) == pytest.approx(1, abs=1e-3)
+
+    half = tmp_path / "half.jpg"
+    half.write_bytes(cat.read_bytes()[:9000])
+    for name in ("analyze_image.py", "analyze_image_push.py"):
+        assert "failed" in run(sys.executable, EXAMPLES / name, half, "", stack.url, status=1)
+    assert run(EXAMPLES / "analyze_image.sh", half, "", stack.url, status=1) == ""

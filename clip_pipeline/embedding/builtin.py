@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from clip_pipeline.core.encoder import EmbeddingMatrix, EncoderSpec, PixelBatch, Preprocessing, fingerprint_of
 from clip_pipeline.core.store import replace_file
-from clip_pipeline.embedding.device import memory_errors, normalised, on_all_cores, one_torch_thread
+from clip_pipeline.embedding.device import memory_errors, normalised, on_all_cores
 from clip_pipeline.embedding.efficientnet_lite import CLASSES, EfficientNetLite0, efficientnet_lite0
 from clip_pipeline.embedding.minilm import DIM, MAX_TOKENS, TextEncoder
 from clip_pipeline.embedding.once import Once
@@ -170,7 +170,7 @@ def _load_text_tower(device: torch.device) -> TextEncoder:
 def _load_classes(device: torch.device, cache_dir: Path | None) -> Tensor:
     """float32 [1000, 384], the same in every process that shares a `cache_dir`.
 
-    Kept on disk because computing it takes 7 s of one core, and every run of a worker is a new process.
+    Kept on disk because computing it takes 7 s of a core, and every run of a worker is a new process.
     """
     texts = class_texts()
     if cache_dir is None:
@@ -186,9 +186,8 @@ def _load_classes(device: torch.device, cache_dir: Path | None) -> Tensor:
 
 
 def _embed_classes(texts: list[str]) -> EmbeddingMatrix:
-    # On one thread of the CPU whatever the device: the last bits then depend on neither.
-    with one_torch_thread():
-        return _load_text_tower(torch.device("cpu")).encode(texts)
+    # On the CPU whatever the device, where each pass has one thread: the last bits then depend on neither.
+    return _load_text_tower(torch.device("cpu")).encode(texts)
 
 
 def _read_classes(path: Path) -> EmbeddingMatrix | None:

@@ -57,21 +57,6 @@ def configure_torch_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """One thread for forward passes within the block, for the whole process.
-
-    Two threads wait for each other by spinning: where other processes want the cores too, they take four times as
-    long as one (measured: 31 s against 8.6 s, at a load of 5 on two cores).
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def on_all_cores(forward: Callable[[PixelBatch], EmbeddingMatrix], pixels: PixelBatch) -> EmbeddingMatrix:
     """`forward` of uint8 [n, 3, h, w] on the CPU: a part of the images on each core, instead of a part of each layer.
 
@@ -91,7 +76,11 @@ def on_all_cores(forward: Callable[[PixelBatch], EmbeddingMatrix], pixels: Pixel
 
 
 def one_core_each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """`work` of each part on the CPU, in order: as many parts at a time as torch has threads, each on one core."""
+    """`work` of each part on the CPU, in order: as many parts at a time as torch has threads, each on one core.
+
+    Two threads of torch's wait for each other by spinning: where other processes want the cores too, they take four
+    times as long as one (measured: 31 s against 8.6 s, at a load of 5 on two cores).
+    """
     threads = torch.get_num_threads()
     return [work(part) for part in parts] if threads == 1 else list(_workers(threads, 1).map(work, parts))
 

@@ -4,8 +4,10 @@ import json
 import os
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
+from clip_pipeline.core.encoder import EmbeddingMatrix, PixelBatch
 from clip_pipeline.core.image_labels import open_image_labels
 from clip_pipeline.core.pinning import pinned_encoder
 from clip_pipeline.core.reasons import ReasonCode
@@ -178,5 +180,8 @@ def settle_old_files(pipeline: Pipeline) -> None:
     pipeline.settle()
 
 
-def refuse(*_args: object) -> None:
-    raise AssertionError("an image was encoded")
+def refuse(encoder: HashEncoder, pixels: PixelBatch) -> EmbeddingMatrix:
+    """The black picture, with which a run has its towers loaded, is nobody's."""
+    if pixels.any():
+        raise AssertionError("an image was encoded")
+    return np.zeros((len(pixels), encoder.spec.dim), np.float32)

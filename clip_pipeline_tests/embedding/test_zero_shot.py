@@ -18,7 +18,6 @@ from clip_pipeline.core.label_scores import confidences, top_labels
 from clip_pipeline.core.label_set import ad_hoc_labels, named_label_set
 from clip_pipeline.embedding import builtin
 from clip_pipeline.embedding.builtin import BuiltinEncoder
-from clip_pipeline.embedding.device import one_torch_thread
 from clip_pipeline.embedding.preprocess import reference_pixels
 from clip_pipeline.embedding.zero_shot import LabelEmbedder, embed_labels
 from clip_pipeline_tests.fakes import COLOURS, HashEncoder
@@ -59,8 +58,7 @@ def encoder(tmp_path_factory) -> BuiltinEncoder:
 
 @pytest.fixture(scope="module")
 def everyday(encoder):
-    with one_torch_thread():  # several times as fast as two while other tests want the cores
-        return embed_labels(encoder, everyday_labels())
+    return embed_labels(encoder, everyday_labels())
 
 
 def pixels_of(path: Path) -> np.ndarray:

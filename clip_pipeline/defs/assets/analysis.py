@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+import numpy as np
 
+from clip_pipeline.core.encoder import Encoder
 from clip_pipeline.defs.lane.answers import ImageAnswers
 from clip_pipeline.defs.lane.labels import LaneLabels
 from clip_pipeline.defs.lane.loop import Pace, run_lane
@@ -40,6 +42,7 @@ def analysis_results(
         forward_batch=settings.analysis_batch,
         decode_workers=settings.decode_workers,
     ) as analyzer:
+        load_towers(loaded)
         answers = ImageAnswers(
             ledger,
             UploadVectors(ledger, pipeline.store(), analyzer, spec=loaded.spec),
@@ -57,6 +60,13 @@ def analysis_results(
             observe=observe_tally(context),
         )
     return dg.MaterializeResult(metadata=tally.describe() | {"encoder": loaded.spec.name})
+
+
+def load_towers(encoder: Encoder) -> None:
+    """Have the encoder's towers loaded: while the decode workers' imports go on, not when they wait for it."""
+    wanted = encoder.spec.preprocessing
+    encoder.encode_images(np.zeros((1, 3, wanted.height, wanted.width), np.uint8))
+    encoder.encode_texts(["a photo"])
 
 
 def observe_tally(context: dg.AssetExecutionContext) -> Callable[[Tally], None]:

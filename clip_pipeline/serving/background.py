@@ -1,9 +1,11 @@
-"""Work that a request starts, may wait for, and need not outlive: loading weights, opening a release."""
+"""Work beside the requests: in a thread that one of them starts (weights, a release), or in a task of the loop."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -25,3 +27,15 @@ def in_background(work: Callable[[], Value], *, name: str) -> "Future[Value]":
 
     Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncGenerator[None, None]:
+    """A task of the event loop that runs as long as the context is open, and is canceled and awaited at its end."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -75,6 +75,10 @@ class Services:
         """What `work` returns, run in one of the few threads that write to the ledger."""
         return await anyio.to_thread.run_sync(work, limiter=self.write_threads)
 
+    async def in_analysis_thread(self, work: Callable[[], Value]) -> Value:
+        """What `work` returns, run in one of the threads for analysis requests and label sets."""
+        return await anyio.to_thread.run_sync(work, limiter=self.analysis_threads)
+
 
 @contextmanager
 def open_services(settings: Settings, *, load: LoadEncoder | None = None) -> Generator[Services, None, None]:

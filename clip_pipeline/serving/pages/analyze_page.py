@@ -3,9 +3,9 @@
 The form is answered with 303 to the page of the request, so that loading it again sends nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -37,7 +37,6 @@ HISTORY_SHOWN, NEWEST_SHOWN = 50, 6
 MAX_FIELDS = 16
 TOP_K = "10"
 
-Value = TypeVar("Value")
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
@@ -74,7 +73,7 @@ class AnalyzeForm:
 @router.get("/analyze")
 async def analyze(request: Request, services: OpenServices) -> Response:
     """The form that sends an image in, and the newest of those that were sent."""
-    return await _in_thread(services, lambda: _form(request, services, AnalyzeForm()))
+    return await services.in_analysis_thread(lambda: _form(request, services, AnalyzeForm()))
 
 
 @router.post("/analyze")
@@ -111,7 +110,7 @@ async def history(
         context = {"views": [analysis_view(one) for one in shown], "is_first_page": before is None}
         return render(request, "analyses.html", context | {"next_url": next_url})
 
-    return await _in_thread(services, answer)
+    return await services.in_analysis_thread(answer)
 
 
 @router.get("/analyze/{request_id}")
@@ -121,7 +120,7 @@ async def analysis(request: Request, services: OpenServices, request_id: str) ->
     def answer() -> Response:
         return render(request, "analysis.html", {"view": analysis_view(analysis_of(services.ledger, request_id))})
 
-    return await _in_thread(services, answer)
+    return await services.in_analysis_thread(answer)
 
 
 @router.get("/analyze/{request_id}/thumbnail")
@@ -132,7 +131,7 @@ async def thumbnail(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A small WebP of the image that was sent; a drawing in its place where that cannot be shown."""
-    known = await _in_thread(services, lambda: analysis_of(services.ledger, request_id))
+    known = await services.in_analysis_thread(lambda: analysis_of(services.ledger, request_id))
     etag = f'"{known.sha256[:32]}-{int(size)}"'
     # Asked for again each time: it goes with its request.
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
@@ -150,7 +149,7 @@ async def thumbnail(
 async def delete(request: Request, services: OpenServices, request_id: str) -> Response:
     """Delete a request with its image and its result, and show those that are left."""
     await posted_form(request)
-    await _in_thread(services, lambda: services.uploads.delete(request_id))
+    await services.in_analysis_thread(lambda: services.uploads.delete(request_id))
     return RedirectResponse(HISTORY, 303)
 
 
@@ -161,7 +160,7 @@ async def _refused(
     if isinstance(error, UndecodableQueryError):
         fault = f"{meaning_of(error.reason.code)} ({error.reason})"
     status = problem_of(error).status_code
-    return await _in_thread(services, lambda: _form(request, services, form, fault=fault, status=status))
+    return await services.in_analysis_thread(lambda: _form(request, services, form, fault=fault, status=status))
 
 
 def _form(request: Request, services: Services, form: AnalyzeForm, *, fault: str = "", status: int = 200) -> Response:
@@ -174,7 +173,3 @@ def _form(request: Request, services: Services, form: AnalyzeForm, *, fault: str
 def _names(services: Services, current: LabelSet) -> list[str]:
     """Names of the label sets that may be chosen in place of the one in use."""
     return sorted({stored.label_set.name for stored in list_label_sets(services.ledger)} - {current.name})
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.analysis_threads)

@@ -1,11 +1,10 @@
 """The pages about labels: the label sets, and what the images of the index are called by the one in use."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 from urllib.parse import quote
 
-import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
@@ -33,7 +32,6 @@ LABELS_DRAWN = 20
 LABEL_CHARS = 18
 """As many fit before a bar."""
 
-Value = TypeVar("Value")
 
 router = APIRouter(prefix=PAGE, include_in_schema=False)
 
@@ -55,7 +53,7 @@ class LabelSetForm:
 @router.get("")
 async def labels(request: Request, services: OpenServices) -> Response:
     """The label sets, the form that creates one, and how often each label is the best of an image."""
-    return await _in_thread(services, lambda: _page(request, services, LabelSetForm()))
+    return await services.in_analysis_thread(lambda: _page(request, services, LabelSetForm()))
 
 
 @router.post("")
@@ -72,7 +70,7 @@ async def create(request: Request, services: OpenServices) -> Response:
             return _page(request, services, form, fault=str(error), status=422)
         return _see(created.name, created.version)
 
-    return await _in_thread(services, answer)
+    return await services.in_analysis_thread(answer)
 
 
 @router.post("/use")
@@ -82,7 +80,7 @@ async def use(request: Request, services: OpenServices) -> Response:
     name, version = fields.get("name", ""), fields.get("version", "")
     if not (version.isascii() and version.isdecimal() and len(version) < 10 and "\0" not in name):
         raise HTTPException(422, "expected a label set and its version; choose one of those listed")
-    await _in_thread(services, lambda: use_label_set(services.ledger, name, version=int(version)))
+    await services.in_analysis_thread(lambda: use_label_set(services.ledger, name, version=int(version)))
     return RedirectResponse(PAGE, 303)
 
 
@@ -102,7 +100,7 @@ async def label_set(
         shown = label_set_document(show_label_set(services.ledger, name, version=version), current=current)
         return render(request, "label_set.html", {"shown": shown})
 
-    return await _in_thread(services, answer)
+    return await services.in_analysis_thread(answer)
 
 
 def label_chart(counts: Mapping[str, int], *, release: str) -> Chart:
@@ -148,7 +146,3 @@ def _lines(text: str) -> list[str]:
 
 def _see(name: str, version: int) -> Response:
     return RedirectResponse(f"{PAGE}/{quote(name)}?version={version}", 303)
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.analysis_threads)

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from clip_pipeline.serving.background import running
 from clip_pipeline.serving.push.analysis_look import TOPIC, AnalysisLook
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import End, Hub
@@ -79,10 +80,5 @@ async def watching_analyses(
 ) -> AsyncGenerator[AnalysisWatch, None]:
     """A watch that follows the requests as long as the context is open."""
     watch = AnalysisWatch(look, hub, is_stopping=is_stopping)
-    task = asyncio.create_task(watch.follow(), name="watch-analyses")
-    try:
+    async with running(watch.follow(), name="watch-analyses"):
         yield watch
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from clip_pipeline.serving.background import running
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import End, Hub
 from clip_pipeline.serving.push.job_look import OVERLAP_S, TOPIC, JobLook
@@ -90,10 +91,5 @@ class JobWatch:
 async def watching_jobs(look: JobLook, hub: Hub, *, is_stopping: Callable[[], bool]) -> AsyncGenerator[JobWatch, None]:
     """A watch that follows the jobs as long as the context is open."""
     watch = JobWatch(look, hub, is_stopping=is_stopping)
-    task = asyncio.create_task(watch.follow(), name="watch-jobs")
-    try:
+    async with running(watch.follow(), name="watch-jobs"):
         yield watch
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 from clip_pipeline.core.errors import StoreError
+from clip_pipeline.serving.background import running
 from clip_pipeline.serving.keys import KeyRing
 from clip_pipeline.serving.push.hub import Hub
 
@@ -27,10 +28,5 @@ async def end_with_keys(hub: Hub, keys: KeyRing) -> None:
 @asynccontextmanager
 async def watching_keys(hub: Hub, keys: KeyRing) -> AsyncGenerator[None, None]:
     """Watch the keys of all listeners as long as the context is open."""
-    task = asyncio.create_task(end_with_keys(hub, keys), name="watch-keys")
-    try:
+    async with running(end_with_keys(hub, keys), name="watch-keys"):
         yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

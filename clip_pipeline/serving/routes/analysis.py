@@ -2,11 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import FormData, UploadFile
@@ -51,7 +48,6 @@ PART_HEADER_BYTES = 100
 LONGEST_WAIT_S = 30.0
 _KEYS = uuid.UUID("5e3c7f10-6a41-4d3a-9c0e-8b1d2f6a7c55")
 
-Value = TypeVar("Value")
 
 router = APIRouter(tags=["analysis"])
 
@@ -137,20 +133,20 @@ async def analysis_result(
     analysis = await _read(services, request_id)
     if wait and analysis.state not in FINAL_ANALYSES:
         analysis = await _awaited(request, services, request_id, wait_s=wait)
-    return await _in_thread(services, lambda: _result(analysis))
+    return await services.in_analysis_thread(lambda: _result(analysis))
 
 
 @router.delete("/result/{request_id}", status_code=204, responses=problems({404: "No request has this id"}))
 async def delete_result(services: OpenServices, request_id: str) -> Response:
     """Delete a request and its result, whatever its state, and its image where no other request has the same."""
-    await _in_thread(services, lambda: services.uploads.delete(request_id))
+    await services.in_analysis_thread(lambda: services.uploads.delete(request_id))
     return Response(status_code=204)
 
 
 @router.get("/stats", response_model=AnalysisStatsModel)
 async def stats(services: OpenServices) -> JSONResponse:
     """How many requests are in each state, of those that are kept."""
-    found = await _in_thread(services, lambda: analysis_stats(services.ledger))
+    found = await services.in_analysis_thread(lambda: analysis_stats(services.ledger))
     return JSONResponse(analysis_stats_document(found))
 
 
@@ -166,7 +162,7 @@ async def history(
         found = recent_analyses(services.ledger, before=before, most=limit)
         return JSONResponse(history_document(found, most=limit))
 
-    return await _in_thread(services, answer)
+    return await services.in_analysis_thread(answer)
 
 
 def _require_form(request: Request) -> None:
@@ -218,8 +214,4 @@ async def _awaited(request: Request, services: Services, request_id: str, *, wai
 
 
 async def _read(services: Services, request_id: str) -> Analysis:
-    return await _in_thread(services, lambda: analysis_of(services.ledger, request_id))
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.analysis_threads)
+    return await services.in_analysis_thread(lambda: analysis_of(services.ledger, request_id))

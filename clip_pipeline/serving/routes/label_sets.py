@@ -1,9 +1,7 @@
 """Label sets: what images may be called. And what those of the index are called by the one in use."""
 
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import anyio.to_thread
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
@@ -29,7 +27,6 @@ MAX_JSON_BYTES = 16 * 1024**2
 """5,000 labels of 200 characters, each written as two escaped surrogates."""
 MAX_VERSION = 2**31 - 1
 
-Value = TypeVar("Value")
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 Name = Annotated[str, Path(examples=["everyday"])]
 
@@ -69,7 +66,7 @@ async def label_sets(services: OpenServices) -> JSONResponse:
         current = current_label_set(services.ledger)
         return {"label_sets": [label_set_line(stored, current=current) for stored in list_label_sets(services.ledger)]}
 
-    return JSONResponse(await _in_thread(services, answer))
+    return JSONResponse(await services.in_analysis_thread(answer))
 
 
 @router.post(
@@ -88,7 +85,7 @@ async def create(services: OpenServices, request: Request) -> JSONResponse:
         created = create_label_set(services.ledger, body.name, labels=body.labels, templates=body.templates)
         return _one(services, created.name, created.version)
 
-    return JSONResponse(await _in_thread(services, answer), 201)
+    return JSONResponse(await services.in_analysis_thread(answer), 201)
 
 
 @router.get("/label-sets/{name}", response_model=LabelSetModel, responses=problems({404: "There is no such label set"}))
@@ -96,7 +93,7 @@ async def label_set(
     services: OpenServices, name: Name, version: Annotated[Version | None, Query(description="else the newest")] = None
 ) -> JSONResponse:
     """One version of a label set with its labels."""
-    return JSONResponse(await _in_thread(services, lambda: _one(services, _known(name), version)))
+    return JSONResponse(await services.in_analysis_thread(lambda: _one(services, _known(name), version)))
 
 
 @router.post(
@@ -116,7 +113,7 @@ async def use(services: OpenServices, request: Request, name: Name) -> JSONRespo
         chosen = use_label_set(services.ledger, _known(name), version=body.version)
         return _one(services, chosen.name, chosen.version)
 
-    return JSONResponse(await _in_thread(services, answer))
+    return JSONResponse(await services.in_analysis_thread(answer))
 
 
 @router.get("/labels", response_model=CollectionLabelsModel)
@@ -133,7 +130,7 @@ async def collection_labels(services: OpenServices) -> JSONResponse:
             "labels": [{"label": label, "images": images} for label, images in counts.items()],
         }
 
-    return JSONResponse(await _in_thread(services, answer))
+    return JSONResponse(await services.in_analysis_thread(answer))
 
 
 def _one(services: Services, name: str, version: int | None) -> Document:
@@ -146,7 +143,3 @@ def _known(name: str) -> str:
     if "\0" in name:
         raise NotFoundError("no label set has a name with a null character")
     return name
-
-
-async def _in_thread(services: Services, work: Callable[[], Value]) -> Value:
-    return await anyio.to_thread.run_sync(work, limiter=services.analysis_threads)

@@ -1,5 +1,4 @@
 """The grammar of `clip-pipeline analyze` and `clip-pipeline labels`, as `main.py` is that of the other commands."""
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs
 
 from pathlib import Path
 from typing import Annotated

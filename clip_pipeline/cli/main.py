@@ -4,7 +4,6 @@ Those modules are imported when their command runs: `--help` answers at once, an
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from clip_pipeline import __version__
 from clip_pipeline.cli.analysis_grammar import AsJson, analyze, labels
+from clip_pipeline.cli.keys_grammar import keys
 from clip_pipeline.core.errors import ClipPipelineError
 from clip_pipeline.core.reasons import ReasonCode
 
@@ -31,7 +31,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-keys = typer.Typer(help="Create, list and revoke the keys of the HTTP service.", no_args_is_help=True)
 app.add_typer(keys, name="keys", rich_help_panel="Keep")
 app.add_typer(labels, name="labels", rich_help_panel="Keep")
 
@@ -57,14 +56,6 @@ Encoder = Annotated[
         help="auto, builtin, a Hugging Face id (openai/clip-vit-large-patch14) or a model folder; decided once.",
     ),
 ]
-
-
-class KeyScope(StrEnum):
-    """What a key may do, as the ledger has it, whose modules would take time to import."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
 
 
 def _print_version(wanted: bool) -> None:
@@ -310,59 +301,6 @@ def export(
     from clip_pipeline.cli.export_command import export as run
 
     run(folder, as_json=as_json)
-
-
-@keys.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whom or what the key is for.")],
-    scope: Annotated[KeyScope, typer.Option("--scope", help="Each includes those before it.")] = KeyScope.READ,
-    expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="90d, 12h, 30m, 2w from now, or never.")
-    ] = "90d",
-    as_json: AsJson = False,
-) -> None:
-    """Create a key and print it, once: nothing can show it again.
-
-    `read` searches and looks, `write` also submits, retries, cancels and removes, `admin` may do everything. From the
-    first key on every request to the HTTP service needs one, and the service may bind beyond this machine.
-
-    For example:
-
-        clip-pipeline keys create laptop
-
-        KEY=$(clip-pipeline keys create importer --scope write --expires 30d)
-    """
-    from clip_pipeline.cli.keys_command import create as run
-
-    run(name, scope=scope, expires=expires, as_json=as_json)
-
-
-@keys.command("list")
-def keys_list(as_json: AsJson = False) -> None:
-    """List every key: id, scope, state, when it expires and was last used. Never the key itself.
-
-    For example:
-
-        clip-pipeline keys list --json
-    """
-    from clip_pipeline.cli.keys_command import list_all as run
-
-    run(as_json=as_json)
-
-
-@keys.command("revoke")
-def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")], as_json: AsJson = False
-) -> None:
-    """Make a key useless, for good; running services know within seconds.
-
-    For example:
-
-        clip-pipeline keys revoke 3f9a0c51b2e7
-    """
-    from clip_pipeline.cli.keys_command import revoke as run
-
-    run(key_id, as_json=as_json)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from clip_pipeline.core.errors import LedgerBusyError, NoSpaceError, StoreError
+from clip_pipeline.ledger.planner_statistics import write_planner_statistics
 
 BUSY_TIMEOUT_S = 60
 CACHE_KIB = 64 * 1024
@@ -173,3 +174,4 @@ def _migrate(engine: Engine) -> None:
     with Ledger(engine).write() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        write_planner_statistics(connection)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from clip_pipeline.defs.jobs import ANALYZE_JOB
 from clip_pipeline.defs.resources import PipelineResource
+from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.defs.work import PRIORITY_TAG, UNFINISHED
 from clip_pipeline.ledger.analysis_lookup import last_ended_at
 from clip_pipeline.ledger.analysis_queue import lease_owners, release_leases_of, waiting
@@ -35,7 +36,7 @@ class PastLaneRun:
 
 @dg.sensor(
     job_name=ANALYZE_JOB,
-    minimum_interval_seconds=4,  # Dagster looks every 5 s: what asks for 5 misses every other look
+    minimum_interval_seconds=EVERY_LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Requests a run of the analysis lane when uploads wait and none is alive.",
 )

@@ -4,6 +4,7 @@ import dagster as dg
 
 from clip_pipeline.defs.jobs import EMBED_JOB
 from clip_pipeline.defs.resources import PipelineResource
+from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, request_batches
 from clip_pipeline.defs.work import Work
 from clip_pipeline.ledger.planning import BatchWork, batches_to_embed
@@ -11,7 +12,7 @@ from clip_pipeline.ledger.planning import BatchWork, batches_to_embed
 
 @dg.sensor(
     job_name=EMBED_JOB,
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=EVERY_LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Requests image_embeddings for every batch whose sealed manifest is not embedded yet.",
 )

@@ -6,6 +6,7 @@ from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs.jobs import INSPECT_JOB
 from clip_pipeline.defs.partitions import image_batches
 from clip_pipeline.defs.resources import PipelineResource
+from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, request_batches
 from clip_pipeline.defs.work import Work
 from clip_pipeline.ledger.planning import BatchWork, batch_keys, batches_to_inspect, plan_batches
@@ -15,7 +16,7 @@ ADD_PARTITIONS_AT_ONCE = 1_000
 
 @dg.sensor(
     job_name=INSPECT_JOB,
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=EVERY_LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Plans registered files into batches, adds their partitions and requests image_manifest.",
 )

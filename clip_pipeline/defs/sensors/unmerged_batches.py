@@ -8,6 +8,7 @@ import dagster as dg
 from clip_pipeline.core.pinning import pinned_encoder
 from clip_pipeline.defs.jobs import MERGE_JOB
 from clip_pipeline.defs.resources import PipelineResource
+from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.defs.sensors.requests import as_sensor_result, request_work
 from clip_pipeline.defs.work import Work, has_unfinished_run
 from clip_pipeline.ledger.jobs import give_up_batch, open_job_ids
@@ -17,7 +18,7 @@ from clip_pipeline.ledger.publishing import Outstanding, outstanding, recorded_r
 
 @dg.sensor(
     job_name=MERGE_JOB,
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=EVERY_LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Requests merged_index when the published release lacks embeddings or still shows removed images.",
 )

@@ -8,12 +8,13 @@ import dagster as dg
 from clip_pipeline.core.errors import ClipPipelineError
 from clip_pipeline.core.paths import display_path, path_to_text
 from clip_pipeline.defs.resources import PipelineResource
+from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.ledger.scanning import Scan, ScanRules, scan_folder
 from clip_pipeline.settings import Settings
 
 
 @dg.sensor(
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=EVERY_LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Registers new, changed and vanished files of the watched folders. Starts no run itself.",
 )

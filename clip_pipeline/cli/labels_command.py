@@ -8,7 +8,7 @@ from clip_pipeline.cli.configuration import existing_ledger, load_settings, open
 from clip_pipeline.cli.output import console, count, error_console, print_json, print_table
 from clip_pipeline.cli.service_client import Document
 from clip_pipeline.core.errors import QueryError
-from clip_pipeline.core.label_set import DEFAULT_TEMPLATES, LabelSet
+from clip_pipeline.core.label_set import DEFAULT_TEMPLATES, LabelSet, label_lines
 from clip_pipeline.ledger.label_sets import (
     StoredLabelSet,
     create_label_set,
@@ -23,7 +23,7 @@ STANDARD_INPUT = "-"
 
 def create(name: str, *, file: str, templates: Sequence[str], as_json: bool) -> None:
     """Create a label set, or its next version, from a file with one label a line."""
-    labels = [stripped for line in _text(file).splitlines() if (stripped := line.strip())]
+    labels = label_lines(_text(file))
     settings = load_settings()
     prepare_home(settings)
     with opened_ledger(settings) as ledger:

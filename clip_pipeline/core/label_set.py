@@ -74,6 +74,14 @@ def split_labels(text: str) -> list[str]:
     return [part for part in text.split(",") if part.strip()]
 
 
+def label_lines(text: str) -> list[str]:
+    """The labels of a text with one a line; blank lines are dropped.
+
+    Not `str.splitlines`, which also parts at control characters and U+2028: those are for `parse_labels` to refuse.
+    """
+    return [stripped for line in text.split("\n") if (stripped := line.strip(" \t\r"))]
+
+
 def parse_labels(given: str | Sequence[str]) -> tuple[str, ...]:
     """Clean, distinct labels in the order given: a comma separated text, or a list of labels taken whole.
 

@@ -11,6 +11,7 @@ from clip_pipeline.core.label_set import (
     MAX_LABELS,
     LabelSet,
     ad_hoc_labels,
+    label_lines,
     named_label_set,
     parse_labels,
     parse_templates,
@@ -120,3 +121,9 @@ def test_a_top_k_beyond_the_labels_means_all(given, expected):
 def test_a_top_k_below_one_is_refused(given):
     with pytest.raises(QueryError, match="at least 1"):
         parse_top_k(given)
+
+
+def test_a_text_has_one_label_a_line_and_only_line_feeds_end_lines():
+    assert label_lines("cat\r\n\n  guide dog\t\n") == ["cat", "guide dog"]
+    with pytest.raises(QueryError, match="label 1 holds a control character"):
+        parse_labels(label_lines("cat\u2028dog"))

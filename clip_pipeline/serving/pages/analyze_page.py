@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import RedirectResponse, Response
 
 from clip_pipeline.core.errors import NoSpaceError, QueryError
-from clip_pipeline.core.label_set import LabelSet
+from clip_pipeline.core.label_set import LabelSet, label_lines
 from clip_pipeline.core.reasons import Reason
 from clip_pipeline.ledger.analysis_lookup import analysis_of, recent_analyses
 from clip_pipeline.ledger.label_sets import current_label_set, list_label_sets
@@ -60,7 +60,7 @@ class AnalyzeForm:
         Raises:
             InvalidFieldError: the number is none.
         """
-        labels = ",".join(self.labels.splitlines())
+        labels = ",".join(label_lines(self.labels))
         top_k = self.top_k.strip()
         if top_k and not (top_k.isascii() and top_k.isdecimal()):
             raise InvalidFieldError("top_k", "How many labels to show is a whole number from 1 on, or left empty.")

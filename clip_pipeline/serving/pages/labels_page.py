@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from clip_pipeline.core.errors import NotFoundError, QueryError, StoreError
 from clip_pipeline.core.image_labels import ImageLabels
-from clip_pipeline.core.label_set import DEFAULT_TEMPLATES
+from clip_pipeline.core.label_set import DEFAULT_TEMPLATES, label_lines
 from clip_pipeline.ledger.label_sets import (
     create_label_set,
     current_label_set,
@@ -64,7 +64,10 @@ async def create(request: Request, services: OpenServices) -> Response:
     def answer() -> Response:
         try:
             created = create_label_set(
-                services.ledger, form.name.strip(), labels=_lines(form.labels), templates=_lines(form.templates)
+                services.ledger,
+                form.name.strip(),
+                labels=label_lines(form.labels),
+                templates=label_lines(form.templates),
             )
         except QueryError as error:
             return _page(request, services, form, fault=str(error), status=422)
@@ -138,10 +141,6 @@ def _collection(services: Services) -> tuple[ImageLabels | None, str]:
 
 def _short(label: str) -> str:
     return label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…"
-
-
-def _lines(text: str) -> list[str]:
-    return [stripped for line in text.splitlines() if (stripped := line.strip())]
 
 
 def _see(name: str, version: int) -> Response:

@@ -32,8 +32,8 @@ run: .venv/.installed ## Index photographs (IMAGES=folder, or samples), search t
 	exec $(BIN)/clip-pipeline "$$@"
 
 .PHONY: test
-test: .venv/.installed-dev ## Run the tests (ARGS="-k name" and so on)
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/.installed-dev ## Run the tests, a file on each core (ARGS="-k name" and so on; ARGS="-n 0": one after the other)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack

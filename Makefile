@@ -39,6 +39,10 @@ test: .venv/.installed-dev ## Run the tests, a file on each core (ARGS="-k name"
 test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack
 	@$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
 
+.PHONY: test-postgres
+test-postgres: .venv/.installed-dev ## Run the tests of ledger, Dagster and service with every ledger in PostgreSQL
+	@$(BIN)/python -m pytest --ledger postgres clip_pipeline_tests/ledger clip_pipeline_tests/defs clip_pipeline_tests/serving $(ARGS)
+
 .PHONY: lint
 lint: .venv/.installed-dev ## Check style, formatting and who may import whom
 	@$(BIN)/ruff check .
@@ -80,6 +84,10 @@ bench-search: .venv/.installed ## Measure searches by text over HTTP among 100,0
 .PHONY: bench-analysis
 bench-analysis: .venv/.installed ## Measure uploads to the analysis lane, 1, 8 and 64 clients, against the encoder in a loop
 	@$(BIN)/python -m benchmarks.analysis $(ARGS)
+
+.PHONY: bench-push
+bench-push: .venv/.installed ## Measure how soon listeners hear of a job or a result, and what 200 idle ones cost
+	@$(BIN)/python -m benchmarks.push $(ARGS)
 
 .PHONY: bench-recall
 bench-recall: .venv/.installed ## Measure text->image recall of your index (IMAGES=folder CAPTIONS=file.csv)

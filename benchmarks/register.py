@@ -11,6 +11,8 @@ Both do less: neither opens a job that waits for its files, nor lets go of the i
 
 Paths are made up; no file is looked at, which is the scan's work. Each way runs in a fresh process, whose peak memory
 is what is reported, on a copy of what is known that has reached the disk before.
+
+`--database postgres` measures the call alone, against ten million in a server of its own; see `register_postgres`.
 """
 
 import argparse
@@ -28,12 +30,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import register_postgres
 from benchmarks.report import ROOT, console, machine, print_table, progress, publish, verdict
 from clip_pipeline.core.store import fsync_path
 from clip_pipeline.ledger.database import open_ledger
 from clip_pipeline.ledger.registration import FileFacts, Submission, register_files
 
 GOAL_S, GOAL_GIB = 5.0, 1.0
+KNOWN = {"sqlite": 1_000_000, "postgres": 10_000_000}
 KNOWN_SHARE, CHANGED_SHARE = 0.5, 0.1
 _STEP = 100_000
 OURS = "register_files"
@@ -54,16 +58,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.register", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--known", type=int, default=1_000_000, metavar="N", help="paths known before (1,000,000)")
+    parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite", help="what the ledger is in")
+    parser.add_argument("--known", type=int, metavar="N", help="paths known before (1,000,000; PostgreSQL: 10,000,000)")
     parser.add_argument("--paths", type=int, default=100_000, metavar="N", help="paths to register (100,000)")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "DIR"), help=argparse.SUPPRESS)  # in the child process
+    parser.add_argument("--round", nargs=2, metavar=("URL", "NUMBER"), help=argparse.SUPPRESS)  # the same
     arguments = parser.parse_args()
+    known = arguments.known or KNOWN[arguments.database]
     if arguments.one:
         way, folder = arguments.one
-        sys.stdout.write(json.dumps(_measured(way, Path(folder), known=arguments.known, paths=arguments.paths)))
-        return
-    with tempfile.TemporaryDirectory(prefix="clip-pipeline-register-") as folder:
-        _compare(Path(folder), known=arguments.known, paths=arguments.paths)
+        sys.stdout.write(json.dumps(_measured(way, Path(folder), known=known, paths=arguments.paths)))
+    elif arguments.round:
+        url, number = arguments.round
+        register_postgres.measure_round(url, int(number), known=known, paths=arguments.paths)
+    elif arguments.database == "postgres":
+        register_postgres.compare(known=known, paths=arguments.paths)
+    else:
+        with tempfile.TemporaryDirectory(prefix="clip-pipeline-register-") as folder:
+            _compare(Path(folder), known=known, paths=arguments.paths)
 
 
 def known_facts(count: int) -> Iterator[FileFacts]:
@@ -71,15 +83,19 @@ def known_facts(count: int) -> Iterator[FileFacts]:
     return (fact_of(number) for number in range(count))
 
 
-def submitted_facts(paths: int, *, known: int) -> Iterator[FileFacts]:
-    """Paths to register, spread evenly over what is known: unchanged ones, changed ones, new ones."""
+def submitted_facts(paths: int, *, known: int, turn: int = 0) -> Iterator[FileFacts]:
+    """Paths to register, spread evenly over what is known: unchanged ones, changed ones, new ones.
+
+    turn: each has other paths.
+    """
     unchanged, changed = round(paths * KNOWN_SHARE), round(paths * CHANGED_SHARE)
     old = min(known, unchanged + changed)
     for position in range(old):
-        number = position * known // old
+        number = (position * known // old + turn) % known
         is_changed = position % 6 == 5  # a sixth of the known ones: a tenth of all
         yield fact_of(number, version=int(is_changed))
-    yield from (fact_of(known + number) for number in range(paths - old))
+    first_new = known + turn * paths
+    yield from (fact_of(first_new + number) for number in range(paths - old))
 
 
 def fact_of(number: int, *, version: int = 0) -> FileFacts:

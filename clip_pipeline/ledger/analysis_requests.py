@@ -68,9 +68,9 @@ def submit_analysis(ledger: Ledger, new: NewAnalysis, *, request_id: str | None 
     chosen = request_id or str(uuid.uuid4())
     with ledger.write_rows() as connection:
         lock_upload(connection, new.sha256)
-        created = connection.execute(insert_if_new(connection, analysis_requests).values(_row(new, chosen)))
-        if created.rowcount == 0:
-            _require_equal(connection, new, request_id=chosen)
+        # The one that has this id may be deleted before it is looked at.
+        while not _insert(connection, new, request_id=chosen) and not _is_there(connection, new, request_id=chosen):
+            pass
     return chosen
 
 
@@ -156,13 +156,23 @@ def _labels_json(new: NewAnalysis) -> str | None:
     return None if new.labels is None else json.dumps(new.labels, ensure_ascii=False)
 
 
-def _require_equal(connection: Connection, new: NewAnalysis, *, request_id: str) -> None:
-    row = connection.execute(select(analysis_requests).where(analysis_requests.c.request_id == request_id)).one()
+def _insert(connection: Connection, new: NewAnalysis, *, request_id: str) -> bool:
+    created = connection.execute(insert_if_new(connection, analysis_requests).values(_row(new, request_id)))
+    return created.rowcount > 0
+
+
+def _is_there(connection: Connection, new: NewAnalysis, *, request_id: str) -> bool:
+    """Whether the same request is there already; raises ConflictError where another has its id."""
+    query = select(analysis_requests).where(analysis_requests.c.request_id == request_id)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return False
     if (row.sha256, row.labels, row.top_k) != (new.sha256, _labels_json(new), new.top_k):
         raise ConflictError(
             f"request id {request_id!r} is that of another upload, or of other labels or another top_k; send the same "
             "request again, or choose another id"
         )
+    return True
 
 
 def _is_needed(connection: Connection, sha256: str) -> bool:

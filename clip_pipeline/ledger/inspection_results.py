@@ -5,8 +5,9 @@ Recording the same results twice changes nothing, so a run that dies after it ca
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
 from clip_pipeline.core.inspection import Inspected
 from clip_pipeline.core.keys import BatchKey
@@ -206,15 +207,22 @@ def _detach(connection: Connection, file_ids: Sequence[int]) -> None:
         detach_images(connection, select(files.c.file_id).where(files.c.file_id.in_(chunk)))
 
 
+def manifest_columns() -> tuple[ColumnElement[Any], ...]:
+    """What a query over images and their files selects to make the rows of a manifest, in the order of its fields."""
+    return (
+        images.c.image_id, images.c.sha256, files.c.path, images.c.size_bytes, files.c.mtime_ns, images.c.format,
+        images.c.width, images.c.height, images.c.orientation,
+    )  # fmt: skip
+
+
 def _manifest_rows(connection: Connection, batch: BatchKey) -> list[ManifestRow]:
     rows = connection.execute(
-        select(images.c.image_id, images.c.sha256, files.c.path, images.c.size_bytes, files.c.mtime_ns,
-               images.c.format, images.c.width, images.c.height, images.c.orientation)
+        select(*manifest_columns())
         .join(files, (files.c.image_id == images.c.image_id) & files.c.state.in_(STANDING_FILES))
         .where(images.c.batch == batch.number, images.c.state.in_(LIVE_IMAGES))
         .order_by(images.c.image_id)
-    )  # fmt: skip
-    return [ManifestRow(*row) for row in rows.tuples()]
+    )
+    return [ManifestRow(*row) for row in rows]
 
 
 def _summarise(connection: Connection, batch: BatchKey, *, images: int) -> BatchSummary:

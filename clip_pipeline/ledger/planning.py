@@ -47,13 +47,15 @@ class PlannedBatch:
 class BatchWork:
     """A batch that awaits a step: its key, priority and the jobs to name on the run.
 
-    manifest_run_id: the run that sealed its manifest; a manifest sealed anew is new work for the next step.
+    manifest_run_id: the run that sealed its manifest; a manifest sealed anew is new work for the next step. images:
+    rows of that manifest, 0 before there is one.
     """
 
     key: BatchKey
     priority: int
     job_ids: tuple[str, ...]
     manifest_run_id: str | None
+    images: int
 
 
 def divide_into_batches(waiting: Sequence[WaitingJob], *, batch_size: int, most: int) -> list[PlannedBatch]:
@@ -160,14 +162,14 @@ def jobs_of_batch(connection: Connection, number: int) -> tuple[str, ...]:
 def _work(ledger: Ledger, condition: ColumnElement[bool], *, most: int) -> list[BatchWork]:
     with ledger.read() as connection:
         rows = connection.execute(
-            select(batches.c.number, batches.c.priority, batches.c.manifest_run_id)
+            select(batches.c.number, batches.c.priority, batches.c.manifest_run_id, batches.c.images)
             .where(condition)
             .order_by(batches.c.priority.desc(), batches.c.number)
             .limit(most)
         ).all()
         return [
-            BatchWork(BatchKey(number), priority, jobs_of_batch(connection, number), sealed_by)
-            for number, priority, sealed_by in rows
+            BatchWork(BatchKey(number), priority, jobs_of_batch(connection, number), sealed_by, listed or 0)
+            for number, priority, sealed_by, listed in rows
         ]
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
 
 from clip_pipeline.core.keys import BatchKey
+from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger, utc_now
 from clip_pipeline.ledger.schema import batches, files, images, releases
 from clip_pipeline.ledger.settling import settle_jobs
@@ -76,6 +77,12 @@ def record_release(
         settle_jobs(connection)
 
 
+def record_rebuilt_release(ledger: Ledger, encoder_key: str, *, number: int, images_count: int, run_id: str) -> None:
+    """The release `number` is published and shows what the one before it showed: no image enters or leaves."""
+    with ledger.write() as connection:
+        _record_number(connection, encoder_key, number=number, images_count=images_count, run_id=run_id)
+
+
 def recorded_release(ledger: Ledger, encoder_key: str) -> int | None:
     """The number of the newest release that the ledger knows of."""
     with ledger.read() as connection:
@@ -89,43 +96,36 @@ def _image_ids(connection: Connection, condition: ColumnElement[bool]) -> IdArra
 
 
 def _leave(connection: Connection, image_ids: IdArray) -> None:
-    if not image_ids.size:
-        return
-    chosen = [{"one": int(i)} for i in image_ids]
-    connection.execute(update(images).where(images.c.image_id == bindparam("one")).values(in_release=False), chosen)
-    # Revived while the release was being built: it has to be shown again, by the next one.
-    connection.execute(
-        update(images)
-        .where(images.c.image_id == bindparam("one"), images.c.state == ImageState.INDEXED)
-        .values(state=ImageState.EMBEDDED),
-        chosen,
-    )
-    connection.execute(
-        update(files)
-        .where(files.c.image_id == bindparam("one"), files.c.state == FileState.INDEXED)
-        .values(state=FileState.EMBEDDED, updated_at=utc_now()),
-        chosen,
-    )
+    now = utc_now()
+    for chosen in chunks(image_ids.tolist()):
+        connection.execute(update(images).where(images.c.image_id.in_(chosen)).values(in_release=False))
+        # Revived while the release was being built: it has to be shown again, by the next one.
+        connection.execute(
+            update(images)
+            .where(images.c.image_id.in_(chosen), images.c.state == ImageState.INDEXED)
+            .values(state=ImageState.EMBEDDED)
+        )
+        connection.execute(
+            update(files)
+            .where(files.c.image_id.in_(chosen), files.c.state == FileState.INDEXED)
+            .values(state=FileState.EMBEDDED, updated_at=now)
+        )
 
 
 def _enter(connection: Connection, image_ids: IdArray) -> None:
-    if not image_ids.size:
-        return
     now = utc_now()
-    chosen = [{"one": int(i)} for i in image_ids]
-    connection.execute(update(images).where(images.c.image_id == bindparam("one")).values(in_release=True), chosen)
-    connection.execute(
-        update(images)
-        .where(images.c.image_id == bindparam("one"), images.c.state == ImageState.EMBEDDED)
-        .values(state=ImageState.INDEXED, indexed_at=now),
-        chosen,
-    )
-    connection.execute(
-        update(files)
-        .where(files.c.image_id == bindparam("one"), files.c.state == FileState.EMBEDDED)
-        .values(state=FileState.INDEXED, updated_at=now),
-        chosen,
-    )
+    for chosen in chunks(image_ids.tolist()):
+        connection.execute(update(images).where(images.c.image_id.in_(chosen)).values(in_release=True))
+        connection.execute(
+            update(images)
+            .where(images.c.image_id.in_(chosen), images.c.state == ImageState.EMBEDDED)
+            .values(state=ImageState.INDEXED, indexed_at=now)
+        )
+        connection.execute(
+            update(files)
+            .where(files.c.image_id.in_(chosen), files.c.state == FileState.EMBEDDED)
+            .values(state=FileState.INDEXED, updated_at=now)
+        )
 
 
 def _record_merged_batches(connection: Connection, merged: Mapping[BatchKey, str]) -> None:

@@ -222,3 +222,45 @@ label_sets = Table(
     Column("in_use", Boolean, nullable=False, server_default=false()),
     Index("uq_label_sets_in_use", "in_use", unique=True, sqlite_where=text("in_use"), postgresql_where=text("in_use")),
 )
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("recorded_at", String(32), nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("address", String(300), primary_key=True, comment="host:port, as the fleet file has it"),
+    Column("host", String(255), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("gpu", Text, nullable=False, comment="the device and what it is called"),
+    Column("slots", Integer, nullable=False),
+    Column("machine", Text, nullable=False, comment="name of the host as it calls itself"),
+    Column("pid", Integer, nullable=False),
+    Column("session", String(32), nullable=False, comment="the life that its beats belong to"),
+    Column("encoder", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("dagster_version", String(64), nullable=False),
+    Column("state", String(16), nullable=False, comment="what it said last of itself"),
+    Column("detail", Text, nullable=False),
+    Column("run_ids", Text, nullable=False, comment="JSON list of the Dagster runs it works on"),
+    Column("images_per_s", Float(), nullable=False),
+    Column("started_at", String(32), nullable=False, comment="by the database's clock"),
+    Column("seen_at", String(32), nullable=False, comment="its last beat, by the database's clock"),
+)
+
+retired_batches = Table(
+    "retired_batches",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("compacted_into", BigInteger, nullable=False, comment="number of the batch that holds its images now"),
+    Column("images", Integer, nullable=False, comment="vectors that went over"),
+    Column("retired_at", String(32), nullable=False),
+    Column("removed_at", String(32), comment="when its manifest and embeddings were deleted"),
+)

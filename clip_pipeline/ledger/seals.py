@@ -40,3 +40,10 @@ def released_images(ledger: Ledger) -> IdArray:
     with ledger.read() as connection:
         shown = select(images.c.image_id).where(images.c.in_release.is_(True)).order_by(images.c.image_id)
         return np.fromiter(connection.execute(shown).scalars(), dtype=np.int64)
+
+
+def recently_changed(ledger: Ledger, *, since: str) -> set[BatchKey]:
+    """The batches that something happened to since a moment."""
+    with ledger.read() as connection:
+        numbers = connection.execute(select(batches.c.number).where(batches.c.updated_at >= since))
+        return {BatchKey(number) for number in numbers.scalars()}

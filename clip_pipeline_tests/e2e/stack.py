@@ -49,7 +49,9 @@ class Stack:
             "CLIP_PIPELINE_PORT": str(self.port),
             "CLIP_PIPELINE_DAGSTER_PORT": str(self.dagster_port),
         }
-        return {k: v for k, v in os.environ.items() if not k.startswith("CLIP_PIPELINE_")} | own | dict(self.extra)
+        # Of the settings of the test only the ledger: with `--ledger postgres` it is in a server.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CLIP_PIPELINE_") or k.endswith("_LEDGER_URL")}
+        return kept | own | dict(self.extra)
 
     @property
     def url(self) -> str:
@@ -62,7 +64,8 @@ class Stack:
     @property
     def ledger(self) -> Ledger:
         if self._ledger is None:
-            self._ledger = open_ledger(f"sqlite:///{self.home / 'ledger.sqlite3'}")
+            below_home = f"sqlite:///{self.home / 'ledger.sqlite3'}"
+            self._ledger = open_ledger(self.environment.get("CLIP_PIPELINE_LEDGER_URL", below_home))
         return self._ledger
 
     def start(self) -> None:

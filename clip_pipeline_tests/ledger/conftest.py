@@ -1,15 +1,11 @@
-"""A ledger on a fresh SQLite file for each test."""
-
-from collections.abc import Iterator
-from pathlib import Path
+"""The tests of the ledger run on each database it can be in."""
 
 import pytest
 
-from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline_tests.ledgers import POSTGRES, SQLITE
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite3")
-    yield opened
-    opened.close()
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "ledger_database" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--ledger")
+        metafunc.parametrize("ledger_database", [chosen] if chosen else [SQLITE, POSTGRES])

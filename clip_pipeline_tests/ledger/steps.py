@@ -61,8 +61,9 @@ def embed(
     broken = failing or {}
     good = [row.image_id for row in rows if row.path not in broken]
     bad = [(row.image_id, Reason(broken[row.path])) for row in rows if row.path in broken]
+    digest = hashlib.sha256(f"{good}".encode()).hexdigest()
     record_embeddings(
-        ledger, batch, embedded=good, quarantined=bad, manifest_digest="m", embeddings_digest=f"{good}", run_id="run"
+        ledger, batch, embedded=good, quarantined=bad, manifest_digest="m", embeddings_digest=digest, run_id="run"
     )
 
 

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import event, text
 
 from clip_pipeline.ledger.analysis_lookup import (
@@ -120,10 +119,9 @@ def run_worker(ledger, owner, *, kill_after):
 class Histories(RuleBasedStateMachine):
     """Runs that claim, end, die, stall and stop in any order; the model is what each was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.ledger = open_ledger(f"sqlite:///{self.folder.name}/ledger.sqlite3")
+        self.ledger = open_ledger(url)
         self.now = NOW
         self.ended: dict[int, str] = {}
         self.deleted: set[int] = set()
@@ -213,14 +211,15 @@ class Histories(RuleBasedStateMachine):
         assert {one.state.value for one in self.all()} <= {"completed", "failed"}
         self.every_request_is_in_the_state_that_was_told()
         self.ledger.close()
-        self.folder.cleanup()
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(
-    max_examples=8, stateful_step_count=25, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate],
-)  # fmt: skip
+def test_every_request_is_in_the_state_that_was_told_whatever_happens(new_ledger_url):
+    some = settings(
+        max_examples=8, stateful_step_count=25, deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate],
+    )  # fmt: skip
+    # Typed as a class; what is done with it is to call it.
+    run_state_machine_as_test(lambda: Histories(new_ledger_url()), settings=some)  # pyright: ignore[reportArgumentType]
 
 
 def test_no_question_asked_again_and_again_scans_the_table(ledger: Ledger):
@@ -250,8 +249,25 @@ def test_no_question_asked_again_and_again_scans_the_table(ledger: Ledger):
     assert len(asked) >= 20
     with ledger.engine.connect() as connection:
         for statement, parameters in asked:
-            plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
-            # Partial indexes hold only what waits, is leased or undelivered; of leased requests there are few.
-            scans = [step for step in plan if step.startswith("SCAN analysis_requests") and not step.endswith(PARTIAL)]
-            assert scans == [], (statement, plan)
-            assert "TEMP B-TREE" not in str(plan), (statement, plan)
+            faults = FAULTS_OF_PLAN[connection.dialect.name](connection, statement, parameters)
+            assert faults == [], statement
+
+
+def faults_of_sqlite_plan(connection, statement, parameters):
+    """Scans of the whole table and sorts. Partial indexes hold only what waits, is leased or undelivered."""
+    plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    scans = [step for step in plan if step.startswith("SCAN analysis_requests") and not step.endswith(PARTIAL)]
+    return scans + [step for step in plan if "TEMP B-TREE" in step]
+
+
+def faults_of_postgres_plan(connection, statement, parameters):
+    """The same, as PostgreSQL would do it with many rows: forty it reads faster without any index."""
+    if "pg_advisory" in statement:
+        return []
+    for way in ("seqscan", "bitmapscan"):
+        connection.exec_driver_sql(f"SET enable_{way} = off")
+    plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+    return [step for step in plan if "Seq Scan on analysis_requests" in step or "Sort Key" in step]
+
+
+FAULTS_OF_PLAN = {"sqlite": faults_of_sqlite_plan, "postgresql": faults_of_postgres_plan}

@@ -1,7 +1,5 @@
 """Duplicates, failures, removals and revivals: where every file and image ends."""
 
-from pathlib import Path
-
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -206,12 +204,11 @@ def test_a_scan_registers_and_deletes_in_one_transaction(ledger: Ledger):
 
 
 @pytest.mark.parametrize("kind", ["schema", "reopen"])
-def test_the_migrations_build_the_declared_schema(tmp_path: Path, kind: str):
-    url = f"sqlite:///{tmp_path}/l.sqlite3"
-    opened = open_ledger(url)
+def test_the_migrations_build_the_declared_schema(ledger_url: str, kind: str):
+    opened = open_ledger(ledger_url)
     if kind == "reopen":
         opened.close()
-        opened = open_ledger(url)
+        opened = open_ledger(ledger_url)
     with opened.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     opened.close()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,6 +49,9 @@ class Settings(BaseSettings):
     analysis_keep_days: float = Field(
         default=30.0, gt=0, description="days after which finished analysis requests and their uploads are removed"
     )
+    maintenance_after_hours: float = Field(
+        default=24.0, ge=0, description="hours that a batch or file must be left alone before maintenance touches it"
+    )
     host: str = Field(default="127.0.0.1", description="address that the HTTP service binds to")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP service")
     rate_limit: str = Field(
@@ -90,11 +94,33 @@ class Settings(BaseSettings):
         "one address; empty: made once and kept in the home",
     )
     dagster_port: int = Field(default=3000, ge=0, le=65535, description="port of the Dagster UI and GraphQL API")
+    fleet: str = Field(
+        default="",
+        description="YAML file of the workers of a code location; empty: runs start on the location's own server",
+    )
+    dagster_url: str = Field(
+        default="", description="address of the Dagster webserver that is asked; empty: this machine's, at its port"
+    )
+    dagster_public_url: str = Field(
+        default="", description="address of the Dagster UI that links lead to; empty: that of the webserver asked"
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="console: lines for people; json: one JSON object a line, in every process"
+    )
+    alert_webhook: SecretStr = Field(
+        default=SecretStr(""),
+        description="URL that is told of runs that failed for good, as Slack's incoming webhooks are; empty: nobody is",
+    )
 
     @property
     def home_path(self) -> Path:
         """The home as an absolute path."""
         return self.home.expanduser().absolute()
+
+    @property
+    def fleet_path(self) -> Path | None:
+        """The fleet file as an absolute path, None where there is no fleet."""
+        return Path(self.fleet).expanduser().absolute() if self.fleet else None
 
     @property
     def store(self) -> Store:

@@ -1,10 +1,14 @@
 """The one set of partitions, and what every asset made batch by batch has in common."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
+
+from clip_pipeline.core.keys import BatchKey
+from clip_pipeline.ledger.compaction import successor_of
+from clip_pipeline.ledger.database import Ledger
 
 image_batches = dg.DynamicPartitionsDefinition(name="image_batches")
 """A batch of images is a partition, keyed `b0000001` upwards in the order of planning."""
@@ -34,3 +38,13 @@ def batch_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefin
             return asset(function)
 
     return decorate
+
+
+def partitions_to_make(context: dg.AssetExecutionContext, ledger: Ledger) -> Iterator[str]:
+    """The partitions of this run, each at its turn, but those that were compacted since the run was requested."""
+    for partition_key in context.partition_keys:
+        successor = successor_of(ledger, BatchKey.parse(partition_key))
+        if successor is None:
+            yield partition_key
+        else:
+            context.log.warning("%s was compacted into %s; materialize that one instead", partition_key, successor)

@@ -49,14 +49,16 @@ def cancel(ledger: Ledger, orchestrator: Orchestrator, job_id: str) -> CanceledJ
 
 
 def runs_to_end(ledger: Ledger, runs: Sequence[RunInfo]) -> list[RunInfo]:
-    """Those of the runs whose batch nobody waits for. A run may serve jobs that came after it and are not among its
-    tags, so the ledger is asked, not the tags."""
-    work = {run.run_id: _batch_of(run) for run in runs}
-    inspected = {step.batch for step in work.values() if step is not None and step.kind == INSPECTION}
-    embedded = {step.batch for step in work.values() if step is not None and step.kind == EMBEDDING}
+    """Those of the runs whose batches nobody waits for. A run may serve jobs that came after it and are not among its
+    tags, so the ledger is asked, not the tags. One of several batches goes on while any of them is waited for; it
+    leaves out those that are not when their turn comes."""
+    work = {run.run_id: _steps_of(run) for run in runs}
+    steps = {step for of_run in work.values() for step in of_run}
+    inspected = {step.batch for step in steps if step.kind == INSPECTION}
+    embedded = {step.batch for step in steps if step.kind == EMBEDDING}
     useless = {_Step(INSPECTION, batch) for batch in unwanted_inspections(ledger, inspected)}
     useless |= {_Step(EMBEDDING, batch) for batch in unwanted_embeddings(ledger, embedded)}
-    return [run for run in runs if work[run.run_id] in useless]
+    return [run for run in runs if work[run.run_id] and work[run.run_id] <= useless]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,18 @@ class _Step:
     batch: BatchKey
 
 
-def _batch_of(run: RunInfo) -> _Step | None:
-    """The step and the batch of a run: `inspect:b0000001`, `embed:b0000001:<manifest run>`; None for any other."""
-    kind, _, rest = run.work.partition(":")
-    if kind not in (INSPECTION, EMBEDDING):
-        return None
-    try:
-        return _Step(kind, BatchKey.parse(rest.partition(":")[0]))
-    except ValueError:
-        return None
+def _steps_of(run: RunInfo) -> set[_Step]:
+    """The step and the batch of each piece of work of a run: `inspect:b0000001`, `embed:b0000001:<manifest run>`.
+
+    Empty for a run of any other kind.
+    """
+    steps: set[_Step] = set()
+    for name in run.work.split():
+        kind, _, rest = name.partition(":")
+        if kind not in (INSPECTION, EMBEDDING):
+            return set()
+        try:
+            steps.add(_Step(kind, BatchKey.parse(rest.partition(":")[0])))
+        except ValueError:
+            return set()
+    return steps

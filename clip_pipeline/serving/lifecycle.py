@@ -67,7 +67,7 @@ def _was_canceled(runs: Sequence[RunInfo], *, now: float) -> bool:
     """True where the last run of some piece of work was canceled, that of every other succeeded, and all is quiet."""
     latest: dict[str, RunInfo] = {}
     for run in sorted(runs, key=lambda run: run.created_at):
-        latest[run.work] = run
+        latest |= dict.fromkeys(run.work.split(), run)
     endings = {run.status for run in latest.values()}
     quiet = all(now - (run.ended_at or run.created_at) >= QUIET_S for run in runs)
     return quiet and "CANCELED" in endings and endings <= {"CANCELED", "SUCCESS"}

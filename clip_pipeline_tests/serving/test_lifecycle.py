@@ -63,6 +63,14 @@ def test_a_canceled_run_that_was_run_again_counts_no_more():
     assert job_status(counts(), [again, run("CANCELED", ended=NOW - 450)], now=NOW) == "running"
 
 
+def test_a_shared_run_that_was_canceled_counts_no_more_once_each_of_its_batches_was_run_again():
+    shared = run("CANCELED", work="embed:b0000001:m embed:b0000002:m", ended=NOW - 400)
+    again = [run("SUCCESS", work=f"embed:b000000{n}:m", created=NOW - 390, ended=NOW - 300) for n in (1, 2)]
+    assert job_status(counts(), [shared], now=NOW) == "canceled"
+    assert job_status(counts(), [shared, again[0]], now=NOW) == "canceled"
+    assert job_status(counts(), [shared, *again], now=NOW) == "running"
+
+
 def test_the_start_is_the_earliest_known():
     assert started_at(counts(), []) is None
     noted = counts(started_at="1970-01-12T13:46:40.500Z")

@@ -5,15 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from clip_pipeline.core.embeddings import Seal, read_seal
 from clip_pipeline.core.encoder import Encoder, EncoderSpec
+from clip_pipeline.core.errors import ConflictError, StoreError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.manifest import Manifest, read_manifest
+from clip_pipeline.core.store import Store
 from clip_pipeline.defs.metadata import describe_quarantine, png_image
-from clip_pipeline.defs.partitions import batch_asset
+from clip_pipeline.defs.partitions import batch_asset, partitions_to_make
 from clip_pipeline.defs.priority import give_way
 from clip_pipeline.defs.progress import observe_progress
 from clip_pipeline.defs.resources import EncoderResource, PipelineResource
-from clip_pipeline.ledger.embedding_results import record_embeddings, record_progress
+from clip_pipeline.defs.work import RETRY_NUMBER_TAG, earlier_tries
+from clip_pipeline.ledger.cancellation import unwanted_embeddings
+from clip_pipeline.ledger.embedding_results import (
+    begin_embedding,
+    is_recorded,
+    record_embeddings,
+    record_progress,
+)
 from clip_pipeline.ledger.planning import manifest_digest
 
 if TYPE_CHECKING:
@@ -50,8 +60,11 @@ def image_embeddings(
         forward_batch=settings.forward_batch,
         decode_workers=settings.decode_workers,
     ) as ring:
-        for partition_key in context.partition_keys:
-            manifest, result = _embed(context, pipeline, loaded, ring, batch=BatchKey.parse(partition_key))
+        for partition_key in partitions_to_make(context, pipeline.ledger()):
+            batch = BatchKey.parse(partition_key)
+            if len(context.partition_keys) > 1 and _needs_nothing(context, pipeline, batch, loaded.spec):
+                continue
+            manifest, result = _embed(context, pipeline, loaded, ring, batch=batch)
             unaccounted += len(manifest.rows) - result.embedded - len(result.quarantined)
             context.log_event(
                 dg.AssetMaterialization(
@@ -76,8 +89,10 @@ def _embed(
 ) -> tuple[Manifest, "EmbeddingResult"]:
     from clip_pipeline.embedding.loop import embed_batch  # noqa: PLC0415  (torch)
 
-    ledger, run_id = pipeline.ledger(), context.run.run_id
-    manifest = read_manifest(pipeline.store(), batch, digest=manifest_digest(ledger, batch))
+    ledger, store, run_id = pipeline.ledger(), pipeline.store(), context.run.run_id
+    manifest = read_manifest(store, batch, digest=manifest_digest(ledger, batch))
+    _refuse_if_over(context)
+    begin_embedding(ledger, batch, run_id=run_id)
     observe = observe_progress(context, KEY, batch, noun="processed")
 
     def on_progress(done: int, _failed: int) -> None:
@@ -85,7 +100,7 @@ def _embed(
         observe(done, len(manifest.rows))
 
     result = embed_batch(
-        pipeline.store(),
+        store,
         encoder,
         manifest,
         limits=pipeline.settings().image_limits,
@@ -102,8 +117,46 @@ def _embed(
         manifest_digest=manifest.digest,
         embeddings_digest=result.seal.digest,
         run_id=run_id,
+        is_still_sealed=lambda: _is_sealed(store, result.seal, encoder.spec),
     )
     return manifest, result
+
+
+def _needs_nothing(
+    context: dg.AssetExecutionContext, pipeline: PipelineResource, batch: BatchKey, spec: EncoderSpec
+) -> bool:
+    """True of a batch among several whose jobs were canceled meanwhile, or that an earlier try of this run finished."""
+    ledger = pipeline.ledger()
+    if unwanted_embeddings(ledger, {batch}):
+        context.log.info("batch %s is left out: nobody waits for it any more", batch)
+        return True
+    if RETRY_NUMBER_TAG not in context.run.tags:
+        return False
+    try:
+        seal = read_seal(pipeline.store(), spec.key, batch)
+    except StoreError:
+        return False
+    is_done = seal.run_id in earlier_tries(context.instance, context.run) and is_recorded(
+        ledger, batch, manifest_digest=str(manifest_digest(ledger, batch)), embeddings_digest=seal.digest
+    )
+    if is_done:
+        context.log.info("batch %s is left out: run %s finished it", batch, seal.run_id)
+    return is_done
+
+
+def _refuse_if_over(context: dg.AssetExecutionContext) -> None:
+    """A run whose worker was frozen may have been failed meanwhile: it takes no further batch from its successor."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is not None and run.is_finished:
+        raise ConflictError(f"run {run.run_id} ended as {run.status.value} while it was out of reach; it stops here")
+
+
+def _is_sealed(store: Store, seal: Seal, spec: EncoderSpec) -> bool:
+    """True while the files on disk are those of this very seal."""
+    try:
+        return read_seal(store, spec.key, BatchKey.parse(seal.batch)) == seal
+    except StoreError:  # another run is about to put its own in their place
+        return False
 
 
 def describe_embeddings(

@@ -7,7 +7,7 @@ import dagster as dg
 from clip_pipeline.core.isolation import available_cores
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs.metadata import describe_manifest
-from clip_pipeline.defs.partitions import batch_asset
+from clip_pipeline.defs.partitions import batch_asset, partitions_to_make
 from clip_pipeline.defs.priority import give_way
 from clip_pipeline.defs.progress import observe_progress
 from clip_pipeline.defs.resources import PipelineResource
@@ -28,7 +28,7 @@ def image_manifest(context: dg.AssetExecutionContext, pipeline: PipelineResource
     Every file is read once. What cannot be an image fails with its reason; exact duplicates are linked.
     """
     give_way()
-    for partition_key in context.partition_keys:
+    for partition_key in partitions_to_make(context, pipeline.ledger()):
         sealed = _seal(context, pipeline, BatchKey.parse(partition_key))
         context.log_event(
             dg.AssetMaterialization(

@@ -1,13 +1,21 @@
 """Sealed manifests: a batch whose manifest was sealed, or sealed anew, gets its embedding run."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
+from clip_pipeline.defs.fleet_slots import fit_pool
 from clip_pipeline.defs.jobs import EMBED_JOB
+from clip_pipeline.defs.packs import WaitingBatch, divide_into_packs, due_packs
+from clip_pipeline.defs.partitions import image_batches
 from clip_pipeline.defs.resources import PipelineResource
 from clip_pipeline.defs.sensors.pace import EVERY_LOOK_S
 from clip_pipeline.defs.sensors.requests import MAX_REQUESTS_PER_TICK, request_batches
-from clip_pipeline.defs.work import Work
+from clip_pipeline.defs.work import Work, unfinished_priorities
 from clip_pipeline.ledger.planning import BatchWork, batches_to_embed
+
+POOL = "gpu"
+"""The pool of `image_embeddings`."""
 
 
 @dg.sensor(
@@ -17,10 +25,24 @@ from clip_pipeline.ledger.planning import BatchWork, batches_to_embed
     description="Requests image_embeddings for every batch whose sealed manifest is not embedded yet.",
 )
 def sealed_manifests(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
-    """Request what embeddings are missing."""
-    ledger = pipeline.ledger()
-    waiting = [embedding_of(batch) for batch in batches_to_embed(ledger, most=MAX_REQUESTS_PER_TICK)]
-    return request_batches(context.instance, ledger, waiting, noun="batches to embed")
+    """Request what embeddings are missing, small batches that are neighbours in one run, spread over the workers."""
+    ledger, instance = pipeline.ledger(), context.instance
+    slots = fit_pool(instance, POOL)
+    waiting = batches_to_embed(ledger, most=MAX_REQUESTS_PER_TICK)
+    images = {str(batch.key): batch.images for batch in waiting}
+
+    def pack(fresh: Sequence[Work]) -> list[list[Work]]:
+        if not fresh:
+            return []
+        order = {key: n for n, key in enumerate(instance.get_dynamic_partitions(str(image_batches.name)))}
+        known = [work for work in fresh if work.partition_key in order]
+        found = [WaitingBatch(w, order[str(w.partition_key)], images[str(w.partition_key)]) for w in known]
+        # No pack is longer than the run of one full batch would be.
+        packs = divide_into_packs(found, slots=slots, most_images=pipeline.settings().batch_size)
+        return due_packs(packs, unfinished=unfinished_priorities(instance, EMBED_JOB), slots=slots)
+
+    work = [embedding_of(batch) for batch in waiting]
+    return request_batches(instance, ledger, work, noun="batches to embed", pack=pack)
 
 
 def embedding_of(batch: BatchWork) -> Work:

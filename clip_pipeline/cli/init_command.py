@@ -5,6 +5,7 @@ from clip_pipeline.cli.output import console, error_console, print_json
 from clip_pipeline.core.encoder import EncoderSpec
 from clip_pipeline.core.pinning import pinned_encoder
 from clip_pipeline.embedding.registry import ensure_pinned
+from clip_pipeline.ledger.deployment import adopt_store
 from clip_pipeline.settings import Settings
 
 
@@ -12,8 +13,8 @@ def init(*, encoder: str | None, as_json: bool) -> None:
     """Make what is missing; say which encoder it is, and why."""
     settings = load_settings(encoder=encoder)
     prepare_home(settings)
-    with opened_ledger(settings):
-        pass
+    with opened_ledger(settings) as ledger:
+        adopt_store(ledger, settings.store)
     is_first = pinned_encoder(settings.store) is None
     with error_console().status("Deciding on the encoder and loading it") if not as_json else error_console():
         pinned = ensure_pinned(

@@ -11,7 +11,10 @@ import typer
 
 from clip_pipeline import __version__
 from clip_pipeline.cli.analysis_grammar import AsJson, analyze, labels
+from clip_pipeline.cli.fleet_grammar import worker, workers
+from clip_pipeline.cli.keeping_grammar import backup, maintain, restore
 from clip_pipeline.cli.keys_grammar import keys
+from clip_pipeline.cli.migrate_grammar import migrate
 from clip_pipeline.core.errors import ClipPipelineError
 from clip_pipeline.core.reasons import ReasonCode
 
@@ -170,6 +173,9 @@ def init(encoder: Encoder = None, as_json: AsJson = False) -> None:
     run(encoder=encoder, as_json=as_json)
 
 
+app.command(rich_help_panel="Run")(worker)
+
+
 @app.command(rich_help_panel="Index")
 def index(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, and folders of them.")],
@@ -218,6 +224,7 @@ def search(
 
 
 app.command(rich_help_panel="Search")(analyze)
+app.command(rich_help_panel="Look")(workers)
 
 
 @app.command(rich_help_panel="Look")
@@ -301,6 +308,10 @@ def export(
     from clip_pipeline.cli.export_command import export as run
 
     run(folder, as_json=as_json)
+
+
+for keeping in (maintain, backup, restore, migrate):
+    app.command(rich_help_panel="Keep")(keeping)
 
 
 def main() -> None:

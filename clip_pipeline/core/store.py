@@ -1,6 +1,8 @@
 """The store: one root folder, local or on a shared filesystem. Only this module builds paths below it.
 
+    store.json                                            the id of this store
     encoder.json                                          the pinned encoder
+    canary/<encoder>.npz                                  what it makes of a few known pictures
     manifests/<batch>.parquet
     embeddings/<encoder>/<batch>/{vectors.npy, rows.parquet, quarantine.parquet, seal.json}
     releases/<encoder>/<n>/{segment-*.faiss, ids-*.npy, dead-*.npy, release.json}
@@ -40,6 +42,29 @@ class Store:
         """The specification of the encoder that this store is built with."""
         return self.root / "encoder.json"
 
+    @property
+    def identity_path(self) -> Path:
+        """The file that says which store this is."""
+        return self.root / "store.json"
+
+    def canary_path(self, encoder_key: str) -> Path:
+        """The vectors that one encoder must make of the canary's pictures."""
+        return self.canary_dir / f"{encoder_key}.npz"
+
+    @property
+    def canary_dir(self) -> Path:
+        """The folder of the vectors that encoders must make of the canary's pictures."""
+        return self.root / "canary"
+
+    def try_writing(self) -> None:
+        """Write, flush and remove a small file. Raises OSError where that cannot be done."""
+        temporary = _temporary_beside(self.root / "try")
+        try:
+            temporary.write_bytes(b"try")
+            fsync_path(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def manifest_path(self, batch: BatchKey) -> Path:
         """The manifest of one batch."""
         return self.root / "manifests" / f"{batch}.parquet"
@@ -47,6 +72,17 @@ class Store:
     def embeddings_dir(self, encoder_key: str, batch: BatchKey) -> Path:
         """The sealed embeddings of one batch under one encoder."""
         return self.root / "embeddings" / encoder_key / str(batch)
+
+    def stored_batches(self) -> list[BatchKey]:
+        """The batches with a manifest, or with embeddings under any encoder, whoever knows of them; in order."""
+        sealed = (path.name for path in self.root.glob("embeddings/*/b[0-9]*"))
+        listed = (path.stem for path in self.root.glob("manifests/b[0-9]*.parquet"))
+        return sorted({BatchKey.parse(name) for name in (*sealed, *listed)})
+
+    def files_of_batch(self, batch: BatchKey) -> list[Path]:
+        """What is stored of one batch: folders of embeddings, then its manifest."""
+        found = [*self.root.glob(f"embeddings/*/{batch}"), self.manifest_path(batch)]
+        return [path for path in found if path.exists()]
 
     def embedded_batches(self, encoder_key: str) -> list[BatchKey]:
         """The batches with sealed embeddings under one encoder, in order."""
@@ -58,6 +94,10 @@ class Store:
     def releases_dir(self, encoder_key: str) -> Path:
         """The folder that holds the releases of one encoder and the `CURRENT` pointer."""
         return self.root / "releases" / encoder_key
+
+    def encoders_with_releases(self) -> list[str]:
+        """The keys of the encoders that releases were published of, or are being made of."""
+        return sorted(path.name for path in self.root.glob("releases/*") if path.is_dir())
 
     def release_dir(self, encoder_key: str, number: int) -> Path:
         """The folder of one release, published or not."""
@@ -84,18 +124,43 @@ class Store:
         with replace_file(pointer) as temporary:
             temporary.write_text(f"{number}\n")
 
+    @property
+    def maintenance_lock_path(self) -> Path:
+        """The file that maintenance and backups lock."""
+        return self.root / ".maintenance-lock"
+
+    def writing_folders(self) -> list[Path]:
+        """Every folder that writers put temporary entries into."""
+        of_all = ("manifests", "canary", "uploads")
+        of_each = ("embeddings/*", "releases/*", "labels/*", "uploads/*", "thumbnails/*")
+        found = (path for part in (*of_all, *of_each) for path in sorted(self.root.glob(part)))
+        return [self.root, *(path for path in found if path.is_dir() and not path.name.startswith("."))]
+
+    def encoders_with_labels(self) -> list[str]:
+        """The keys of the encoders that label sets were embedded with."""
+        return sorted(path.name for path in self.root.glob("labels/*") if path.is_dir())
+
+    def labels_dir(self, encoder_key: str) -> Path:
+        """The folder of everything that was made of label sets under one encoder."""
+        return self.root / "labels" / encoder_key
+
     def label_vectors_path(self, encoder_key: str, digest: str) -> Path:
         """The vectors of the label set with this digest under one encoder; what they are is said in `.json` beside."""
-        return self.root / "labels" / encoder_key / f"vectors-{digest[:16]}.npy"
+        return self.labels_dir(encoder_key) / f"vectors-{digest[:16]}.npy"
 
     def image_labels_dir(self, encoder_key: str, digest: str) -> Path:
         """The labels of all indexed images from the label set with this digest, under one encoder."""
-        return self.root / "labels" / encoder_key / digest[:16]
+        return self.labels_dir(encoder_key) / digest[:16]
+
+    @property
+    def thumbnails_dir(self) -> Path:
+        """The folder of all cached thumbnails."""
+        return self.root / "thumbnails"
 
     def thumbnail_path(self, sha256: str, *, side: int = THUMBNAIL_SIDE) -> Path:
         """The cached thumbnail of one content, whose long side has at most so many pixels."""
         name = f"{sha256}.webp" if side == THUMBNAIL_SIDE else f"{sha256}-{side}.webp"
-        return self.root / "thumbnails" / sha256[:2] / name
+        return self.thumbnails_dir / sha256[:2] / name
 
     def upload_path(self, sha256: str) -> Path:
         """An uploaded image, by content, never by the name it came with."""
@@ -138,6 +203,22 @@ def replace_file(target: Path) -> Generator[Path, None, None]:
     fsync_path(target.parent)
 
 
+def create_file(target: Path, content: bytes) -> bool:
+    """Write a file, flushed to disk, where there is none; False, and nothing changed, where there is one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_beside(target)
+    try:
+        temporary.write_bytes(content)
+        fsync_path(temporary)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(target.parent)
+    return True
+
+
 @contextmanager
 def replace_dir(target: Path) -> Generator[Path, None, None]:
     """A temporary folder beside `target`; takes its place, flushed to disk, when the block ends without error.
@@ -158,6 +239,16 @@ def replace_dir(target: Path) -> Generator[Path, None, None]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_path(target.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder. A folder goes whole at once: what is visible under its name is never half of it."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    aside = _temporary_beside(path)
+    os.rename(path, aside)
+    shutil.rmtree(aside)
 
 
 def sweep_temporaries(folder: Path, *, older_than_s: float = 0.0) -> int:

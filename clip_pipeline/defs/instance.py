@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-POOL_LIMITS: Mapping[str, int] = {"gpu": 1, "inspect": 1, "index": 1, "analysis": 1, "labels": 1}
-"""Runs that may hold a slot of the pool at once, on one machine. One run fills it: each uses every core."""
+POOL_LIMITS: Mapping[str, int] = {"gpu": 1, "inspect": 1, "index": 1, "analysis": 1, "labels": 1, "maintenance": 1}
+"""Runs that may hold a slot of the pool at once, on one machine. One run fills it: each uses every core, or, in
+maintenance, has the store to itself."""
 
 
 def set_pool_limits(instance: dg.DagsterInstance, limits: Mapping[str, int]) -> list[str]:
@@ -25,6 +26,13 @@ def prepare_instance() -> list[str]:
     """Prepare the instance that DAGSTER_HOME names; returns the pools that had no limit before."""
     with dg.DagsterInstance.get() as instance:
         return set_pool_limits(instance, POOL_LIMITS)
+
+
+def reach_instance() -> str:
+    """What keeps the runs of the instance that DAGSTER_HOME names, after having asked it. Raises as its driver does."""
+    with dg.DagsterInstance.get() as instance:
+        instance.get_run_ids(limit=1)
+        return type(instance.run_storage).__name__
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager, closing
 from fastapi import FastAPI
 
 from clip_pipeline import __version__
+from clip_pipeline.ledger.notifications import Topic
 from clip_pipeline.serving.auth import Guard
 from clip_pipeline.serving.body_limits import BodyLimits
 from clip_pipeline.serving.encoder_slot import LoadEncoder
@@ -20,29 +21,41 @@ from clip_pipeline.serving.pages import (
     search_page,
     shell_page,
     stats_page,
+    workers_page,
 )
 from clip_pipeline.serving.pages.error_pages import ErrorPages
 from clip_pipeline.serving.pages.static_files import mount_static_files
 from clip_pipeline.serving.problems import add_problem_handlers
 from clip_pipeline.serving.push.analysis_look import AnalysisLook
-from clip_pipeline.serving.push.analysis_watch import watching_analyses
+from clip_pipeline.serving.push.bells import wired_bells
 from clip_pipeline.serving.push.hub import Hub
 from clip_pipeline.serving.push.job_look import JobLook
-from clip_pipeline.serving.push.job_watch import watching_jobs
 from clip_pipeline.serving.push.key_watch import watching_keys
+from clip_pipeline.serving.push.watch import watching
 from clip_pipeline.serving.queries import SearchBody, UploadFields
 from clip_pipeline.serving.rate_limit import RateLimiter
 from clip_pipeline.serving.request_log import RequestLog
 from clip_pipeline.serving.request_metrics import RequestMetrics
-from clip_pipeline.serving.routes import analysis, events, images, index, jobs, label_sets, metrics, search, service
+from clip_pipeline.serving.routes import (
+    analysis,
+    events,
+    images,
+    index,
+    jobs,
+    label_sets,
+    metrics,
+    search,
+    service,
+    workers,
+)
 from clip_pipeline.serving.routes.label_sets import LabelSetBody, UseBody
 from clip_pipeline.serving.scrape import Scrape
 from clip_pipeline.serving.services import Services, open_services
 from clip_pipeline.serving.submissions import AddImagesBody, RemoveImagesBody
 from clip_pipeline.settings import Settings
 
-ROUTES = (service, metrics, events, index, jobs, images, search, analysis, label_sets)
-PAGES = (search_page, docs_page, shell_page, jobs_page, analyze_page, labels_page, stats_page, login_page)
+ROUTES = (service, workers, metrics, events, index, jobs, images, search, analysis, label_sets)
+PAGES = (search_page, docs_page, shell_page, jobs_page, analyze_page, labels_page, workers_page, stats_page, login_page)
 BODIES = (AddImagesBody, RemoveImagesBody, SearchBody, UploadFields, LabelSetBody, UseBody)
 
 
@@ -86,10 +99,12 @@ async def _watching(app: FastAPI, services: Services) -> AsyncGenerator[None, No
         return bool(app.state.is_stopping())
 
     hub, ledger = Hub(), services.ledger
+    jobs, analyses = JobLook(ledger, services.orchestrator), AnalysisLook(ledger)
     with closing(Scrape(services.measures, parts_of(services, hub))) as app.state.scrape:
         async with (
-            watching_keys(hub, services.keys),
-            watching_jobs(JobLook(ledger, services.orchestrator), hub, is_stopping=is_stopping) as app.state.job_watch,
-            watching_analyses(AnalysisLook(ledger), hub, is_stopping=is_stopping) as app.state.analysis_watch,
+            wired_bells(ledger, on_keys=services.keys.expire) as bells,
+            watching_keys(hub, services.keys, bell=bells[Topic.KEYS]),
+            watching(jobs, hub, bell=bells[Topic.JOBS], is_stopping=is_stopping) as app.state.job_watch,
+            watching(analyses, hub, bell=bells[Topic.ANALYSES], is_stopping=is_stopping) as app.state.analysis_watch,
         ):
             yield

@@ -12,7 +12,8 @@ from clip_pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
-    "up", "demo", "api", "kafka", "init", "index", "search", "analyze", "status", "stats", "failed", "verify", "export",
+    "up", "demo", "api", "kafka", "init", "worker", "index", "search", "analyze", "workers", "status", "stats",
+    "failed", "verify", "export", "maintain", "backup", "restore", "migrate",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "faiss", "dagster", "sqlalchemy", "fastapi", "pandas", "numpy", "httpx", "pydantic"}
 

@@ -51,6 +51,7 @@ class StackPlan:
             self._program(
                 name, "dagster", "api", "grpc", "--module-name", module, "--host", LOOPBACK,
                 "--port", str(self.code_ports[name]), "--location-name", name, "--use-python-environment-entry-point",
+                *self._log_format,
             )
             for name, module in CODE_LOCATIONS.items()
         ]  # fmt: skip
@@ -67,12 +68,13 @@ class StackPlan:
         """The Dagster UI and its GraphQL API."""
         port = str(self.settings.dagster_port)
         return self._program(
-            "webserver", "dagster_webserver", "--workspace", str(self.workspace), "--host", LOOPBACK, "--port", port
-        )
+            "webserver", "dagster_webserver", "--workspace", str(self.workspace), "--host", LOOPBACK, "--port", port,
+            *self._log_format,
+        )  # fmt: skip
 
     def daemon(self) -> Program:
         """Sensors, the run queue, run monitoring and retries."""
-        return self._program("daemon", "dagster._daemon", "run", "--workspace", str(self.workspace))
+        return self._program("daemon", "dagster._daemon", "run", "--workspace", str(self.workspace), *self._log_format)
 
     def instance_command(self) -> list[str]:
         """Prepares Dagster's storage; run before anything uses it."""
@@ -91,6 +93,11 @@ class StackPlan:
             temporary.write_text(version("dagster"))
 
     @property
+    def _log_format(self) -> tuple[str, ...]:
+        """What Dagster's programs are told of the format of logs."""
+        return ("--log-format", "json") if self.settings.log_format == "json" else ()
+
+    @property
     def _prepared(self) -> Path:
         # Beside the databases, so that whoever deletes them deletes it too.
         return self.dagster_home / "history" / ".prepared"
@@ -105,6 +112,7 @@ class StackPlan:
             "CLIP_PIPELINE_ENCODER": settings.encoder,
             "CLIP_PIPELINE_PORT": str(settings.port),
             "CLIP_PIPELINE_DAGSTER_PORT": str(settings.dagster_port),
+            "CLIP_PIPELINE_LOG_FORMAT": settings.log_format,
             "DAGSTER_HOME": str(self.dagster_home),
             "PYTHONUNBUFFERED": "1",
             MARKER: str(settings.home_path),

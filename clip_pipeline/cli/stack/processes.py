@@ -1,5 +1,6 @@
 """One process of the stack with everything it starts: a group of its own that is started and killed as a whole."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,7 @@ MARKER = "CLIP_PIPELINE_STACK"
 LOG_BYTES = 10 * 1024**2
 _POLL_S = 0.05
 _LOG_HEADER = "---"
+_JSON_LOG_HEADER = '{"event": "starting program"'
 
 # PR_SET_PDEATHSIG is 1. A small program of its own, because code between fork and exec in a process with threads can
 # deadlock. Should the parent have died before the call, nothing would ever be signalled: hence the look at its pid.
@@ -54,8 +57,7 @@ class Child:
         self.program = program
         _rotate(program.log)
         with program.log.open("ab") as log:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            log.write(f"{_LOG_HEADER} {stamp} starting: {' '.join(program.command)}\n".encode())
+            log.write(f"{_log_header(program)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *program.command],
@@ -79,6 +81,10 @@ class Child:
         """Send a signal to the program and all it started; nothing happens where none is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program alone; nothing happens where it ended."""
+        self._process.send_signal(number)
 
     def is_group_alive(self) -> bool:
         """True while the program, or anything it started that stayed in its group, runs."""
@@ -128,7 +134,7 @@ def last_lines(log: Path, *, most: int = 12) -> list[str]:
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
         for line in file.read().decode(errors="replace").splitlines():
-            lines = [] if line.startswith(_LOG_HEADER) else [*lines, line]
+            lines = [] if line.startswith((_LOG_HEADER, _JSON_LOG_HEADER)) else [*lines, line]
     return lines[-most:]
 
 
@@ -163,6 +169,15 @@ def _status(process: psutil.Process) -> str:
         return process.status()
     except psutil.NoSuchProcess:
         return psutil.STATUS_ZOMBIE
+
+
+def _log_header(program: Program) -> str:
+    """The line that separates what a program logs from what it logged before, in the format of its log."""
+    if program.environment.get("CLIP_PIPELINE_LOG_FORMAT") != "json":
+        return f"{_LOG_HEADER} {time.strftime('%Y-%m-%d %H:%M:%S')} starting: {' '.join(program.command)}"
+    stamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    header = {"event": "starting program", "program": program.name, "command": list(program.command)}
+    return json.dumps(header | {"level": "info", "logger": "clip_pipeline.stack", "timestamp": stamp})
 
 
 def _rotate(log: Path) -> None:

@@ -50,7 +50,9 @@ def service_url(home: Path) -> str | None:
 
 
 def dagster_url(settings: Settings) -> str:
-    """Where the Dagster UI of this home answers, if it does."""
+    """Where the Dagster webserver of this home answers, if it does."""
+    if settings.dagster_url:
+        return settings.dagster_url
     stack = running_stack(settings.home_path)
     return f"http://127.0.0.1:{stack.dagster_port if stack else settings.dagster_port}"
 

@@ -42,7 +42,7 @@ HEADERS = {
     "Cache-Control": "private, no-cache",
 }
 NAVIGATION = (("/ui/search", "Search"), ("/ui/jobs", "Jobs"), ("/ui/analyze", "Analyze"), ("/ui/labels", "Labels"),
-              ("/ui/stats", "Stats"), ("/docs", "API docs"))  # fmt: skip
+              ("/ui/workers", "Workers"), ("/ui/stats", "Stats"), ("/docs", "API docs"))  # fmt: skip
 _LISTED_UNDER = {"/ui/analyses": "/ui/analyze"}
 
 

@@ -1,6 +1,7 @@
 // Keeps a page up to date: each time the service tells of a change, the page is read again and what differs is replaced,
 // so that the browser shows exactly what the server draws. Without scripts the page of one thing reloads itself.
-// data-follow: the WebSocket of one job or request; data-follow-all: server-sent events of the kind data-follow-event.
+// data-follow: the WebSocket of one job or request; data-follow-all: server-sent events of the kind data-follow-event;
+// data-refresh-every: seconds, where nothing tells of changes.
 
 const QUIET_MS = 300;
 const AGAIN_MS = 2000;
@@ -94,3 +95,6 @@ function followAll(path, kind) {
 const { follow: one, followAll: all, followEvent: kind } = document.querySelector("[data-follow], [data-follow-all]")?.dataset ?? {};
 if (one) followOne(one);
 if (all) followAll(all, kind);
+
+const every = document.querySelector("[data-refresh-every]")?.dataset.refreshEvery;
+if (every) setInterval(() => document.hidden || refresh(), 1000 * every);

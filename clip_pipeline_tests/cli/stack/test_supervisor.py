@@ -107,6 +107,35 @@ def test_a_program_asked_to_stop_has_time_to_do_so(tmp_path):
     assert text_of(tmp_path / "part.log").endswith("bye\n")
 
 
+def test_a_program_that_may_finish_its_work_is_asked_alone_and_not_started_again(said, tmp_path):
+    """A code server that drains waits for the runs that it started: a signal to them all would end those."""
+    code = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n"
+        "signal.pause()"
+    )
+    with Supervisor(say=said.append, grace_s=2.0) as supervisor:
+        supervisor.start(program(tmp_path, code))
+        pid = supervisor.pids()["part"]
+        wait_until(lambda: children_of(pid))
+        (grandchild,) = children_of(pid)
+        assert supervisor.let_finish(20.0)
+        assert (runs(pid), runs(grandchild)) == (False, True)
+    assert not runs(grandchild)
+    assert said == []
+
+
+def test_a_program_that_does_not_finish_in_time_is_stopped_like_any_other(tmp_path):
+    with Supervisor(say=print, grace_s=0.3) as supervisor:
+        supervisor.start(program(tmp_path, STUBBORN))
+        wait_until(lambda: "\nup\n" in text_of(tmp_path / "part.log"))
+        pid = supervisor.pids()["part"]
+        assert not supervisor.let_finish(0.3)
+        assert runs(pid)
+    assert not runs(pid)
+
+
 def test_children_die_with_a_killed_supervisor_and_leftovers_are_found_by_their_mark(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISE, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True

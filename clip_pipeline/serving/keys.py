@@ -76,6 +76,7 @@ class KeyRing:
         self._cache_s = cache_s
         self._known: KnownKeys | None = None
         self._read_at = 0.0
+        self._expired_at = 0.0
         self._noted: dict[str, float] = {}
         self._reading = anyio.Lock()
         # A thread of its own: busy searches must not keep a request waiting for its key to be known.
@@ -95,6 +96,10 @@ class KeyRing:
                 known = self._fresh() or await self._read()
         return known
 
+    def expire(self) -> None:
+        """Have the keys read again when they are asked for next: they have changed."""
+        self._expired_at = time.monotonic()
+
     def note_use(self, key: ApiKey) -> None:
         """Record in the background that the key was used, at most once a minute."""
         now = time.monotonic()
@@ -107,7 +112,8 @@ class KeyRing:
         self._writer.shutdown(cancel_futures=True)
 
     def _fresh(self) -> KnownKeys | None:
-        return self._known if time.monotonic() - self._read_at < self._cache_s else None
+        is_fresh = self._read_at > self._expired_at and time.monotonic() - self._read_at < self._cache_s
+        return self._known if is_fresh else None
 
     async def _read(self) -> KnownKeys:
         begun = time.monotonic()

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import shutil
-import subprocess
 import time
 
 import pytest
@@ -12,6 +10,7 @@ from clip_pipeline.core.errors import ConfigurationError
 from clip_pipeline.ledger.api_keys import Scope, create_key
 from clip_pipeline.serving.rate_limit import Client, ClientKind, RateLimiter
 from clip_pipeline.serving.server import bind
+from clip_pipeline_tests.serving.redis_server import redis_server
 from clip_pipeline_tests.serving.world import World, free_port, serving, settings_of
 
 STATS = "/api/v1/index/stats"
@@ -31,21 +30,8 @@ def charge(limiter, *clients):
 
 @pytest.fixture
 def redis(tmp_path):
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("needs the program redis-server")
-    port = free_port()
-    server = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    for line in server.stdout:
-        if "Ready to accept connections" in line:
-            break
-    yield f"redis://127.0.0.1:{port}/0"
-    server.terminate()
-    server.communicate()
+    with redis_server(tmp_path) as url:
+        yield url
 
 
 def test_every_answer_says_what_is_left_and_the_first_beyond_it_when_to_come_back(tmp_path, dagster):

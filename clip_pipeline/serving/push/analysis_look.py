@@ -19,13 +19,20 @@ from clip_pipeline.ledger.database import Ledger, iso_utc
 from clip_pipeline.ledger.states import FINAL_ANALYSES
 from clip_pipeline.serving.analysis_documents import status_document
 from clip_pipeline.serving.push.events import Event
+from clip_pipeline.serving.push.watch import Pace
 
 TOPIC = "analysis"
 PAGE = 500
+PACE = Pace(every_s=0.1, announced_s=5.0, per_look=4, longest_s=5.0)
+"""Somebody waits for the result: a look takes a millisecond, its wait adds 50 ms on average."""
 
 
 class AnalysisLook:
     """Follows changes of requests from one mark to the next. For one thread at a time."""
+
+    topic = TOPIC
+    pace = PACE
+    waited_s = 0.0
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -45,7 +52,11 @@ class AnalysisLook:
         self._mark = mark  # not before they are read: should that fail, they are found again
         return events
 
-    def changed_between(self, since_s: float, until_s: float) -> Iterator[list[Event]]:
+    def standing(self) -> list[Event]:
+        """Nothing: requests come to their end within seconds, and whoever waits for one asks for that one."""
+        return []
+
+    def between(self, since_s: float, until_s: float) -> Iterator[list[Event]]:
         """The requests that changed in that time, in order, some at a time so that memory does not grow with them."""
         until = _text(until_s)
         mark = AnalysisMark(_text(since_s))

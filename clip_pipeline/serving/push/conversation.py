@@ -15,11 +15,10 @@ from clip_pipeline.core.errors import NotFoundError
 from clip_pipeline.serving.auth import POLICY_VIOLATION
 from clip_pipeline.serving.documents import Document
 from clip_pipeline.serving.problems import Problem
-from clip_pipeline.serving.push.analysis_watch import AnalysisWatch
 from clip_pipeline.serving.push.event_stream import SEND_S
 from clip_pipeline.serving.push.events import Event
 from clip_pipeline.serving.push.hub import End, Listener, TooManyListenersError
-from clip_pipeline.serving.push.job_watch import JobWatch
+from clip_pipeline.serving.push.watch import Watch
 
 NORMAL, RESTART, TRY_LATER, UNKNOWN = 1000, 1012, 1013, 4404
 _CLOSE_CODE = {End.SLOW: TRY_LATER, End.STOPPING: RESTART, End.KEY_OVER: POLICY_VIOLATION}
@@ -42,7 +41,7 @@ class Subject:
     unknown: str
 
 
-async def converse(socket: WebSocket, watch: JobWatch | AnalysisWatch, subject: Subject, *, key_id: str | None) -> None:
+async def converse(socket: WebSocket, watch: Watch, subject: Subject, *, key_id: str | None) -> None:
     """Tell the client of a socket about the subject until its end, the client's, or that of its key."""
     await socket.accept()
     try:

@@ -2,17 +2,16 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from clip_pipeline.serving.push.analysis_watch import AnalysisWatch
 from clip_pipeline.serving.push.events import Event, EventId
-from clip_pipeline.serving.push.hub import End
-from clip_pipeline.serving.push.job_watch import JobWatch
+from clip_pipeline.serving.push.hub import End, Hub
+from clip_pipeline.serving.push.watch import Watch
 
 HEARTBEAT_S = 15.0
 RETRY_MS = 2_000
@@ -53,24 +52,23 @@ class EventStream(Response):
 
 
 async def event_frames(
-    jobs: JobWatch, analyses: AnalysisWatch, *, last: EventId | None, key_id: str | None = None
+    hub: Hub, watches: Sequence[Watch], *, last: EventId | None, key_id: str | None = None
 ) -> AsyncGenerator[bytes, None]:
-    """What a client is sent: what it missed after `last`, the open jobs as they are, then every change.
+    """What a client is sent: what it missed after `last`, what stands now, then every change that the watches tell.
 
     key_id: of the API key that the client came with, None for without one.
     """
-    begun_s = time.time()
-    with jobs.hub.listening(key_id=key_id) as listener:
-        await jobs.primed()
-        await analyses.primed()
+    with hub.listening(key_id=key_id) as listener:
+        for watch in watches:
+            await watch.primed()
+        primed_s = time.time()
         yield f"retry: {RETRY_MS}\n\n".encode()
         if last is not None:
-            requests = analyses.changed_since(last, until_s=time.time())
-            async for event in in_order(jobs.closed_since(last, until_s=begun_s), requests):
+            async for event in in_order(*(watch.told_since(last, until_s=primed_s) for watch in watches)):
                 last = _id_of(event).after(last)
                 yield event.frame(last)
-        for event in jobs.open_jobs():
-            last = EventId(int(1000 * begun_s)).after(last)
+        for event in [event for watch in watches for event in watch.standing()]:
+            last = EventId(int(1000 * primed_s)).after(last)
             yield event.frame(last)
         while not isinstance(heard := await listener.next(within_s=HEARTBEAT_S), End):
             if heard is None:

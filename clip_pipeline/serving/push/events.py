@@ -1,7 +1,7 @@
 """Events as they are pushed, and the ids by which a client that reconnects says where it was.
 
 An id names a moment in the ledger's own clock, not a place in a list in memory: that is why it means the same after
-a restart. See `job_watch` for what is promised about it.
+a restart. See `watch` for what is promised about it.
 """
 
 import re

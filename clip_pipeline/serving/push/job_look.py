@@ -20,13 +20,14 @@ from clip_pipeline.serving.documents import Document, job_document
 from clip_pipeline.serving.lifecycle import JobStatus, iso_time
 from clip_pipeline.serving.orchestrator import Orchestrator, RunInfo
 from clip_pipeline.serving.push.events import Event
+from clip_pipeline.serving.push.watch import OVERLAP_S, Pace
 
 TOPIC = "job"
-OVERLAP_S = 60.0
-"""A transaction writes a time and commits later, at most this much later. So far back every look reads again."""
 MOST_OPEN_JOBS = 1_000
 """The oldest open jobs whose progress is followed; that any other is new or closed is seen all the same."""
 RUNS_EVERY_S = 5.0
+PACE = Pace(every_s=0.5, announced_s=RUNS_EVERY_S, per_look=9, longest_s=30.0)
+"""Looking takes at most a tenth of one core, however many jobs are open and however large."""
 MOST_JOBS_ASKED = 100
 RUNS_PAUSE_S = 15.0
 """Dagster is not asked again for so long after it did not answer."""
@@ -46,6 +47,9 @@ class KnownJob:
 class JobLook:
     """Compares jobs with how they were at the last look. For one thread at a time."""
 
+    topic = TOPIC
+    pace = PACE
+
     def __init__(self, ledger: Ledger, orchestrator: Orchestrator) -> None:
         self._ledger = ledger
         self._orchestrator = orchestrator
@@ -62,7 +66,7 @@ class JobLook:
         self._thorough_at = 0.0
         self._since_s = time.time() - OVERLAP_S
 
-    def open_jobs(self) -> list[Event]:
+    def standing(self) -> list[Event]:
         """The state of every open job as of the last look."""
         return [job.event for job in (self._known or {}).values() if not job.closed]
 
@@ -70,24 +74,31 @@ class JobLook:
         """The latest state of each job that changed since the last look, closed ones first; none at the first."""
         begun_s, mark = time.time(), ledger_mark(self._ledger)
         self.waited_s = 0.0
-        if mark == self._mark and time.monotonic() < self._thorough_at:
+        before, is_thorough = self._mark, time.monotonic() >= self._thorough_at
+        if mark == before and not is_thorough:
             return []
+        # What changes of an open job are its batches and its runs; that other jobs come and go leaves it as it is.
+        reads_open = is_thorough or before is None or mark.batches != before.batches
         known, closed, moving = self._known or {}, self._closed_lately(), self._open_or_new()
         settled = {
             job_id: job for job_id, job in known.items() if job.closed and (job_id in closed or job_id in moving)
         }
-        due = [job_id for job_id in dict.fromkeys([*closed, *moving]) if job_id not in settled]
-        self._refresh_runs(due, newly=[job_id for job_id in due if job_id in closed])
+        still = set() if reads_open else set(moving) - set(closed)
+        kept = settled | {job_id: job for job_id, job in known.items() if job_id in still and not job.closed}
+        due = [job_id for job_id in dict.fromkeys([*closed, *moving]) if job_id not in kept]
+        self._refresh_runs(due if reads_open else [], newly=[job_id for job_id in due if job_id in closed])
         read = [self._read(job_id, closed=closed.get(job_id), moment_s=begun_s) for job_id in due]
-        now_known = settled | {job.event.key: job for job in read if job is not None}
+        now_known = kept | {job.event.key: job for job in read if job is not None}
         changed = [
             now_known[i].event for i in due if i in now_known and (i not in known or known[i].seen != now_known[i].seen)
         ]
         is_first = self._known is None
         self._remember(now_known, mark, begun_s)
+        if reads_open:
+            self._thorough_at = time.monotonic() + RUNS_EVERY_S
         return [] if is_first else changed
 
-    def closed_between(self, since_s: float, until_s: float) -> Iterator[list[Event]]:
+    def between(self, since_s: float, until_s: float) -> Iterator[list[Event]]:
         """The jobs that were closed in that time, in order, some at a time so that memory does not grow with them."""
         last = ClosedJob(iso_time(since_s), "")
         while page := jobs_closed_after(self._ledger, last, most=REPLAY_PAGE):
@@ -109,7 +120,6 @@ class JobLook:
         return open_or_new_job_ids(self._ledger, created_since=iso_time(self._since_s), most=MOST_OPEN_JOBS)
 
     def _remember(self, known: dict[str, KnownJob], mark: LedgerMark, begun_s: float) -> None:
-        self._thorough_at = time.monotonic() + RUNS_EVERY_S
         self._known, self._mark, self._since_s = known, mark, begun_s - OVERLAP_S
         self._runs = {job_id: runs for job_id, runs in self._runs.items() if job_id in known}
 
@@ -132,7 +142,7 @@ class JobLook:
     def _refresh_runs(self, job_ids: Sequence[str], *, newly: Sequence[str]) -> None:
         """Ask Dagster again for what changed there: every few seconds, and when a job has come to its end."""
         started = time.monotonic()
-        if started >= self._ask_runs_at:
+        if job_ids and started >= self._ask_runs_at:
             self._runs |= self._runs_of(job_ids[:MOST_JOBS_ASKED])
             self._ask_runs_at = time.monotonic() + RUNS_EVERY_S
         elif newly:

@@ -32,8 +32,8 @@ from clip_pipeline.serving.body_models import parsed
 from clip_pipeline.serving.openapi import problems
 from clip_pipeline.serving.problems import Problem
 from clip_pipeline.serving.push.analysis_look import TOPIC
-from clip_pipeline.serving.push.analysis_watch import AnalysisWatch
 from clip_pipeline.serving.push.hub import End
+from clip_pipeline.serving.push.watch import Watch
 from clip_pipeline.serving.queries import InvalidFieldError
 from clip_pipeline.serving.request_body import upload_form
 from clip_pipeline.serving.services import OpenServices, Services
@@ -200,7 +200,7 @@ def _result(analysis: Analysis) -> Response:
 
 async def _awaited(request: Request, services: Services, request_id: str, *, wait_s: float) -> Analysis:
     """The request when it is at its end, or as it stands after the wait."""
-    watch: AnalysisWatch = request.app.state.analysis_watch
+    watch: Watch = request.app.state.analysis_watch
     api_key: ApiKey | None = request.state.api_key
     deadline = time.monotonic() + wait_s
     with watch.hub.listening(topic=TOPIC, key=request_id, key_id=api_key and api_key.key_id) as listener:

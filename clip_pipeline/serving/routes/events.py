@@ -14,12 +14,11 @@ from clip_pipeline.serving.analysis_documents import result_document
 from clip_pipeline.serving.documents import Document, status_document
 from clip_pipeline.serving.problems import Problem
 from clip_pipeline.serving.push import analysis_look, job_look
-from clip_pipeline.serving.push.analysis_watch import AnalysisWatch
 from clip_pipeline.serving.push.conversation import Subject, converse
 from clip_pipeline.serving.push.event_stream import EventStream, event_frames
 from clip_pipeline.serving.push.events import Event, EventId
 from clip_pipeline.serving.push.hub import TooManyListenersError
-from clip_pipeline.serving.push.job_watch import JobWatch
+from clip_pipeline.serving.push.watch import Watch
 from clip_pipeline.serving.routes.jobs import known_job_id
 from clip_pipeline.serving.services import Services
 
@@ -39,14 +38,14 @@ async def events(request: Request, last_event_id: Annotated[str, Header()] = "")
 
     With `Last-Event-ID`, before that what was missed since. At least once, the latest state.
     """
-    jobs: JobWatch = request.app.state.job_watch
-    analyses: AnalysisWatch = request.app.state.analysis_watch
+    jobs: Watch = request.app.state.job_watch
+    analyses: Watch = request.app.state.analysis_watch
     try:
         jobs.hub.check_room()
     except TooManyListenersError as error:
         return Problem(503, str(error), headers={"Retry-After": "10"})
     last = EventId.parse(last_event_id)
-    return EventStream(event_frames(jobs, analyses, last=last, key_id=_key_id(request)))
+    return EventStream(event_frames(jobs.hub, (jobs, analyses), last=last, key_id=_key_id(request)))
 
 
 @router.websocket("/ws/jobs/{job_id}")

@@ -13,7 +13,7 @@ from clip_pipeline.serving.server import serve
 from clip_pipeline.settings import Settings
 from clip_pipeline_tests.fakes import HashEncoder
 
-serve(Settings(), load=lambda spec: HashEncoder())
+serve(Settings(log_format="json"), load=lambda spec: HashEncoder())
 """
 
 

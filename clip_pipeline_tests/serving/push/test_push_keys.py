@@ -9,6 +9,7 @@ from websockets.sync.client import connect
 
 from clip_pipeline.core.errors import StoreError
 from clip_pipeline.ledger.api_keys import revoke_key
+from clip_pipeline.ledger.schema import api_keys
 from clip_pipeline.serving import keys as keys_module
 from clip_pipeline.serving.push import key_watch
 from clip_pipeline_tests.serving.pages.people import log_in, make_key, origin
@@ -124,8 +125,8 @@ def test_what_is_open_ends_when_its_key_does_and_only_that(world, client, job_id
             revoke_key(world.ledger, made.key.key_id)
         else:
             with world.ledger.write() as connection:
-                statement = "UPDATE api_keys SET expires_at = '2020-01-01T00:00:00.000000+00:00' WHERE key_id = ?"
-                connection.exec_driver_sql(statement, (made.key.key_id,))
+                this = api_keys.c.key_id == made.key.key_id
+                connection.execute(api_keys.update().where(this).values(expires_at="2020-01-01T00:00:00.000Z"))
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=PATIENCE_S)
         assert socket.close_code == 1008

@@ -55,7 +55,7 @@ def verify(*, as_json: bool) -> None:
     if as_json:
         print_json({"ok": sound, "checks": [asdict(check) for check in checks]})
     else:
-        _print(checks)
+        print_checks(checks)
     if not sound:
         faulty = ", ".join(check.name for check in checks if check.ok is False)
         raise VerificationError(f"verification failed: {faulty}; the report above says what was found")
@@ -180,7 +180,8 @@ def _versions(ledger: Ledger, store: Store, spec: EncoderSpec) -> tuple[int | No
     return store.current_release_number(spec.key), recorded_release(ledger, spec.key)
 
 
-def _print(checks: Iterable[Check]) -> None:
+def print_checks(checks: Iterable[Check]) -> None:
+    """The report as a table, with the first faults of each check."""
     words = {True: "ok", False: "FAULT", None: "not made"}
     rows: list[tuple[str, str, str]] = []
     for check in checks:

@@ -134,3 +134,20 @@ def read_current_release(store: Store, encoder_key: str) -> Release | None:
     """The published release of one encoder, or None before the first."""
     number = store.current_release_number(encoder_key)
     return None if number is None else read_release(store, encoder_key, number)
+
+
+def referenced_batches(store: Store) -> set[str]:
+    """The keys of all batches that some release on disk holds rows of, under whatever encoder.
+
+    Raises:
+        IntegrityError: a release cannot be read, so that nobody can say.
+    """
+    found: set[str] = set()
+    for encoder_key in store.encoders_with_releases():
+        for number in release_numbers(store, encoder_key):
+            try:
+                release = read_release(store, encoder_key, number)
+            except NotFoundError:  # pruned meanwhile
+                continue
+            found |= {batch.key for segment in release.segments for batch in segment.batches}
+    return found

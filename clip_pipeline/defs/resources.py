@@ -6,12 +6,21 @@ import dagster as dg
 
 from clip_pipeline.core.encoder import Encoder
 from clip_pipeline.core.store import Store
-from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.defs.logs import forget_run, log_for_run
+from clip_pipeline.ledger.database import LONG_PATIENCE_S, Ledger, open_ledger
 from clip_pipeline.settings import Settings
 
 
 class PipelineResource(dg.ConfigurableResource[None]):
     """Where this deployment keeps its state, from `CLIP_PIPELINE_*`; nothing is read before a method is called."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Called by Dagster before each run and each tick: what they log carries the ids of the run."""
+        log_for_run(context.run)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Called by Dagster after them."""
+        forget_run(context.run)
 
     def settings(self) -> Settings:
         """The settings as the environment of this process gives them."""
@@ -47,4 +56,5 @@ class EncoderResource(dg.ConfigurableResource[None]):
 
 @lru_cache(maxsize=8)
 def _open_once(url: str) -> Ledger:
-    return open_ledger(url)
+    # Runs and ticks outlive a restart of the database: nobody waits for their answer, and a failed run starts anew.
+    return open_ledger(url, patience_s=LONG_PATIENCE_S)

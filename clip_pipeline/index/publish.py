@@ -7,7 +7,6 @@ used again and which is pruned as it grows old.
 
 import fcntl
 import os
-import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from clip_pipeline.core.release import (
     read_segment_rows,
     release_numbers,
 )
-from clip_pipeline.core.store import Store, replace_dir, sweep_temporaries
+from clip_pipeline.core.store import Store, discard, replace_dir, sweep_temporaries
 from clip_pipeline.index.choice import IndexPolicy
 from clip_pipeline.index.plan import LiveImages, ReleasePlan, plan_release
 from clip_pipeline.index.source import SealedSource
@@ -121,7 +120,7 @@ def prune_releases(store: Store, encoder_key: str, *, keep: int) -> list[int]:
     current = store.current_release_number(encoder_key)
     removed = [number for number in numbers[: -max(1, keep)] if number != current]
     for number in removed:
-        shutil.rmtree(store.release_dir(encoder_key, number))
+        discard(store.release_dir(encoder_key, number))
     return removed
 
 

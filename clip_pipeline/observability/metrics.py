@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 
 UNITS = (
-    "bytes", "errors", "files", "images", "jobs", "listeners", "number", "ratio", "requests", "runs", "seconds",
-    "segments", "texts",
+    "bytes", "errors", "files", "images", "items", "jobs", "listeners", "number", "ratio", "requests", "runs", "second",
+    "seconds", "segments", "texts", "ticks", "up", "workers",
 )  # fmt: skip
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _TEXT_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -58,8 +58,21 @@ ENCODER_TEXT_SECONDS = Metric(
 LEDGER_FILES = Metric("clip_ledger_files", "gauge", "Files that the ledger knows, by state.", ("state",))
 LEDGER_IMAGES = Metric("clip_ledger_images", "gauge", "Distinct contents that the ledger knows, by state.", ("state",))
 FAILED_FILES = Metric("clip_failed_files", "gauge", "Files that are failed now, by reason code.", ("reason",))
-OPEN_JOBS = Metric(
-    "clip_open_jobs", "gauge", "Jobs neither completed nor canceled, by where the ledger sees them.", ("status",)
+JOBS = Metric("clip_jobs", "gauge", "Jobs by where the ledger sees them.", ("status",))
+EMBEDDED_IMAGES = Metric(
+    "clip_embedded_images_total", "counter",
+    "Images that embedding runs have behind them, embedded or quarantined; its rate is images/s of all workers.",
+)  # fmt: skip
+QUEUE_ITEMS = Metric("clip_queue_items", "gauge", "What waits in each lane, or is being worked on there.", ("lane",))
+QUEUE_OLDEST_SECONDS = Metric(
+    "clip_queue_oldest_seconds", "gauge", "Since when the oldest in a lane waits; 0 where nothing does.", ("lane",)
+)
+WORKERS = Metric("clip_workers", "gauge", "Workers of the fleet by state; alive are all but lost and left.", ("state",))
+WORKER_SILENT_SECONDS = Metric(
+    "clip_worker_silent_seconds", "gauge", "Since the last beat of a worker that did not leave.", ("worker",)
+)
+WORKER_IMAGES_PER_SECOND = Metric(
+    "clip_worker_images_per_second", "gauge", "What a worker that is alive embeds of late.", ("worker",)
 )
 INDEX_IMAGES = Metric("clip_index_images", "gauge", "Images in the release that searches use.")
 INDEX_RELEASE_NUMBER = Metric("clip_index_release_number", "gauge", "The number of the release that searches use.")
@@ -74,16 +87,15 @@ INDEX_BYTES = Metric("clip_index_bytes", "gauge", "Size of the served release on
 ANALYSIS_REQUESTS = Metric(
     "clip_analysis_requests", "gauge", "Analysis requests that the ledger has, by state.", ("state",)
 )
-ANALYSIS_OLDEST_WAITING_SECONDS = Metric(
-    "clip_analysis_oldest_waiting_seconds", "gauge",
-    "How long the first analysis request that nobody works on has waited; 0 where none waits.",
-)  # fmt: skip
 ANALYSIS_PROCESSING_SECONDS = Metric(
     "clip_analysis_processing_seconds", "gauge",
     "Mean processing time of the completed analysis requests that the ledger has; absent without any.",
 )  # fmt: skip
 PUSH_LISTENERS = Metric("clip_push_listeners", "gauge", "Connections that are told about changes.")
-DAGSTER_RUNS = Metric("clip_dagster_runs", "gauge", "Dagster runs that have not ended, by status.", ("status",))
+DAGSTER_UP = Metric("clip_dagster_up", "gauge", "1 where Dagster's webserver answers, else 0.")
+DAGSTER_RUNS = Metric(
+    "clip_dagster_runs", "gauge", "Dagster runs by status; ended ones as long as Dagster keeps them.", ("status",)
+)
 DAGSTER_OLDEST_QUEUED_SECONDS = Metric(
     "clip_dagster_oldest_queued_seconds", "gauge", "How long the oldest queued run has waited; 0 where none waits."
 )
@@ -91,6 +103,12 @@ DAGSTER_HEARTBEAT_AGE_SECONDS = Metric(
     "clip_dagster_heartbeat_age_seconds", "gauge",
     "Since the last sign of life of a daemon that is required; absent for one that never gave any.", ("daemon",),
 )  # fmt: skip
+DAGSTER_LOCATION_UP = Metric(
+    "clip_dagster_location_up", "gauge", "1 where a code location is loaded, 0 where it cannot be.", ("location",)
+)
+DAGSTER_FAILED_TICKS = Metric(
+    "clip_dagster_sensor_failed_ticks", "gauge", "Ticks of a sensor that failed within the last hour.", ("sensor",)
+)
 SCRAPE_ERRORS = Metric(
     "clip_scrape_errors_total", "counter", "Readings of a part that failed or came too late; it is left out.", ("part",)
 )
@@ -98,16 +116,17 @@ SCRAPE_AGE_SECONDS = Metric("clip_scrape_age_seconds", "gauge", "How old the num
 
 METRICS = (
     HTTP_REQUESTS, HTTP_ANSWER_SECONDS, SEARCH_PART_SECONDS, ENCODER_BATCH_TEXTS, ENCODER_TEXT_SECONDS, LEDGER_FILES,
-    LEDGER_IMAGES, FAILED_FILES, OPEN_JOBS, INDEX_IMAGES, INDEX_RELEASE_NUMBER, INDEX_RELEASE_AGE_SECONDS,
-    INDEX_RECALL_RATIO, INDEX_SEGMENTS, INDEX_BYTES, ANALYSIS_REQUESTS, ANALYSIS_OLDEST_WAITING_SECONDS,
-    ANALYSIS_PROCESSING_SECONDS, PUSH_LISTENERS, DAGSTER_RUNS, DAGSTER_OLDEST_QUEUED_SECONDS,
-    DAGSTER_HEARTBEAT_AGE_SECONDS, SCRAPE_ERRORS, SCRAPE_AGE_SECONDS,
+    LEDGER_IMAGES, FAILED_FILES, JOBS, EMBEDDED_IMAGES, QUEUE_ITEMS, QUEUE_OLDEST_SECONDS, WORKERS,
+    WORKER_SILENT_SECONDS, WORKER_IMAGES_PER_SECOND, INDEX_IMAGES, INDEX_RELEASE_NUMBER, INDEX_RELEASE_AGE_SECONDS,
+    INDEX_RECALL_RATIO, INDEX_SEGMENTS, INDEX_BYTES, ANALYSIS_REQUESTS, ANALYSIS_PROCESSING_SECONDS, PUSH_LISTENERS,
+    DAGSTER_UP, DAGSTER_RUNS, DAGSTER_OLDEST_QUEUED_SECONDS, DAGSTER_HEARTBEAT_AGE_SECONDS, DAGSTER_LOCATION_UP,
+    DAGSTER_FAILED_TICKS, SCRAPE_ERRORS, SCRAPE_AGE_SECONDS,
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The value of a gauge, with those of its labels in their order."""
+    """The value of a metric that is read, not counted here, with those of its labels in their order."""
 
     metric: Metric
     value: float
@@ -179,10 +198,11 @@ class Exposition:
     def collect(self) -> Iterable[Family]:
         """Every family that has something to say."""
         yield from self.measures.families()
-        gauges: dict[Metric, GaugeMetricFamily] = {}
+        families: dict[Metric, GaugeMetricFamily | CounterMetricFamily] = {}
         for reading in self.readings:
             metric = reading.metric
-            if metric not in gauges:
-                gauges[metric] = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.labels)
-            gauges[metric].add_metric(reading.labels, reading.value)
-        yield from gauges.values()
+            if metric not in families:
+                family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                families[metric] = family(metric.name, metric.meaning, labels=metric.labels)
+            families[metric].add_metric(reading.labels, reading.value)
+        yield from families.values()

@@ -13,6 +13,7 @@ from clip_pipeline.settings import Settings
 TIMEOUT_S = 3.0
 RUNS_SHOWN = 100
 RUNS_ENDED = 1_000
+TICKS_COUNTED = 1_000
 TERMINATE_TIMEOUT_S = 30.0
 """Ending a run waits for its worker to be told, one after the other."""
 JOBS_PER_QUERY = 20
@@ -45,12 +46,30 @@ _COUNTED_RUNS = """runsOrError(filter: {statuses: [%s]}, limit: %d) {
   ... on Runs { count results { creationTime } }
   ... on PythonError { message }
 }"""
+_NUMBERED_RUNS = """runsOrError(filter: {statuses: [%s]}, limit: 1) {
+  __typename
+  ... on Runs { count }
+  ... on PythonError { message }
+}"""
+_RUN_STATUSES = ("starting", "started", "canceling", "success", "failure", "canceled")
 _PULSE = f"""{{
   queued: {_COUNTED_RUNS % ("NOT_STARTED, QUEUED", RUNS_ENDED)}
-  starting: {_COUNTED_RUNS % ("STARTING", 1)}
-  started: {_COUNTED_RUNS % ("STARTED", 1)}
+  {" ".join(f"{status}: {_NUMBERED_RUNS % status.upper()}" for status in _RUN_STATUSES)}
   instance {{ daemonHealth {{ allDaemonStatuses {{ daemonType required lastHeartbeatTime }} }} }}
 }}"""
+_SENSORS = """query Ticks($since: Float!, $most: Int!) {
+  workspaceOrError {
+    __typename
+    ... on PythonError { message }
+    ... on Workspace { locationEntries { name locationOrLoadError {
+      __typename
+      ... on RepositoryLocation { repositories { sensors {
+        name
+        sensorState { ticks(statuses: [FAILURE], afterTimestamp: $since, limit: $most) { timestamp } }
+      } } }
+    } } }
+  }
+}"""
 _DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }"
 
 
@@ -70,7 +89,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Whether Dagster moves. runs: those not ended, by status (queued, starting, started); times in Unix seconds.
+    """Whether Dagster moves. runs: how many, by status (queued, started, success, ...); times in Unix seconds.
 
     oldest_queued_at: of the newest `RUNS_ENDED` queued runs, None where none waits. heartbeats: the last of each daemon
     that is required and ever gave one.
@@ -81,22 +100,31 @@ class Pulse:
     heartbeats: dict[str, float]
 
 
-class Orchestrator:
-    """Dagster's webserver at `url`. Safe to share between threads."""
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What Dagster has loaded. locations: whether each could be; failed_ticks: by sensor, at most `TICKS_COUNTED`."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    locations: dict[str, bool]
+    failed_ticks: dict[str, int]
+
+
+class Orchestrator:
+    """Dagster's webserver at `url`; people find it at `public_url`, where that differs. Threads may share one."""
+
+    def __init__(self, url: str, *, public_url: str = "", timeout_s: float = TIMEOUT_S) -> None:
         self._url = url.rstrip("/")
-        # The webserver is on this machine: a proxy that the environment names for the world is not for it.
+        self._public_url = public_url.rstrip("/") or self._url
+        # The webserver is on this machine or a neighbour: a proxy named for the world is not for it.
         self._client = httpx.Client(timeout=timeout_s, trust_env=False)
 
     def run_url(self, run_id: str) -> str:
         """The page of one run in the Dagster UI."""
-        return f"{self._url}/runs/{run_id}"
+        return f"{self._public_url}/runs/{run_id}"
 
     @property
     def url(self) -> str:
-        """The address of the Dagster UI."""
-        return self._url
+        """The address of the Dagster UI, for people."""
+        return self._public_url
 
     def runs_of_jobs(self, job_ids: Sequence[str]) -> dict[str, list[RunInfo]]:
         """The newest runs that serve each job, newest first.
@@ -151,13 +179,29 @@ class Orchestrator:
             StackError: the webserver does not answer, or not with runs.
         """
         answer = self._ask(_PULSE, {})
-        found = {status: self._listed(answer[status]) for status in ("queued", "starting", "started")}
+        found = {status: self._listed(answer[status]) for status in ("queued", *_RUN_STATUSES)}
         daemons = answer["instance"]["daemonHealth"]["allDaemonStatuses"]
         return Pulse(
             {status: runs["count"] for status, runs in found.items()},
             min((run["creationTime"] for run in found["queued"]["results"]), default=None),
             {d["daemonType"]: d["lastHeartbeatTime"] for d in daemons if d["required"] and d["lastHeartbeatTime"]},
         )
+
+    def workspace(self, *, since: float) -> Workspace:
+        """Which code locations are loaded, and how many ticks of their sensors failed since a moment (Unix seconds).
+
+        Raises:
+            StackError: the webserver does not answer, or not with its workspace.
+        """
+        answer = self._ask(_SENSORS, {"since": since, "most": TICKS_COUNTED})["workspaceOrError"]
+        if answer["__typename"] != "Workspace":
+            fault = answer.get("message", answer["__typename"])
+            raise StackError(f"Dagster at {self._url} cannot list its code locations: {fault}")
+        entries = {entry["name"]: entry["locationOrLoadError"] or {} for entry in answer["locationEntries"]}
+        loaded = {name: found.get("__typename") == "RepositoryLocation" for name, found in entries.items()}
+        repositories = [repository for found in entries.values() for repository in found.get("repositories", ())]
+        sensors = [sensor for repository in repositories for sensor in repository["sensors"]]
+        return Workspace(loaded, {sensor["name"]: len(sensor["sensorState"]["ticks"]) for sensor in sensors})
 
     def close(self) -> None:
         """Close the connections."""
@@ -196,8 +240,9 @@ class Orchestrator:
 
 
 def local_orchestrator(settings: Settings) -> Orchestrator:
-    """The Dagster webserver that `clip-pipeline up` starts on this machine."""
-    return Orchestrator(f"http://127.0.0.1:{settings.dagster_port}")
+    """The Dagster webserver that the settings name, else the one that `clip-pipeline up` starts on this machine."""
+    url = settings.dagster_url or f"http://127.0.0.1:{settings.dagster_port}"
+    return Orchestrator(url, public_url=settings.dagster_public_url)
 
 
 def _job_filter(job_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,16 +43,17 @@ class RequestLog:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            logger.exception("request failed", extra={"request_id": request_id})
-            if status:  # half an answer is out; only cutting it off tells the client
-                raise
-            detail = f"an unexpected error; the log of the service has it under request id {request_id}"
-            await Problem(500, detail)(scope, receive, send_with_id)
-        finally:
-            _log(scope, status=status, request_id=request_id, seconds=time.perf_counter() - started)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                logger.exception("request failed", extra={"request_id": request_id})
+                if status:  # half an answer is out; only cutting it off tells the client
+                    raise
+                detail = f"an unexpected error; the log of the service has it under request id {request_id}"
+                await Problem(500, detail)(scope, receive, send_with_id)
+            finally:
+                _log(scope, status=status, request_id=request_id, seconds=time.perf_counter() - started)
 
 
 def _request_id(scope: Scope) -> str:

@@ -40,7 +40,7 @@ def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
     # Opened once beforehand: what is wrong is then this function's error, not a line in the log of the server.
     open_ledger(settings.ledger_location).close()
     open_sessions(settings)
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     app = create_app(settings, load=load)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S,

@@ -11,7 +11,7 @@ from clip_pipeline.definitions import defs as control
 from clip_pipeline.gpu_definitions import defs as gpu
 
 SENSORS = {
-    "control": {"watched_folders", "submissions", "unmerged_batches", "unlabelled_images"},
+    "control": {"watched_folders", "submissions", "unmerged_batches", "unlabelled_images", "run_failures"},
     "gpu": {"sealed_manifests", "analysis_requests", "label_sets"},
 }
 

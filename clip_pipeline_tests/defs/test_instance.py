@@ -8,6 +8,7 @@ from clip_pipeline.defs.assets.labels import image_labels, label_embeddings
 from clip_pipeline.defs.assets.manifests import image_manifest
 from clip_pipeline.defs.assets.merged_index import merged_index
 from clip_pipeline.defs.instance import POOL_LIMITS, set_pool_limits
+from clip_pipeline.defs.maintenance.jobs import POOL as MAINTENANCE
 
 ASSETS = (image_manifest, image_embeddings, merged_index, analysis_results, label_embeddings, image_labels)
 
@@ -16,8 +17,8 @@ def limits_of(instance):
     return {pool.name: (pool.limit, pool.from_default) for pool in instance.event_log_storage.get_pool_limits()}
 
 
-def test_every_pool_of_an_asset_has_an_explicit_limit(tmp_path):
-    pools = {asset.op.pool for asset in ASSETS}
+def test_every_pool_has_an_explicit_limit(tmp_path):
+    pools = {asset.op.pool for asset in ASSETS} | {MAINTENANCE}
     assert pools == set(POOL_LIMITS)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         assert set(set_pool_limits(instance, POOL_LIMITS)) == pools

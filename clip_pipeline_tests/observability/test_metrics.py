@@ -10,9 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import clip_pipeline
 from clip_pipeline.observability import metrics as module
 from clip_pipeline.observability.metrics import (
+    EMBEDDED_IMAGES,
     HTTP_REQUESTS,
+    JOBS,
     METRICS,
-    OPEN_JOBS,
     UNITS,
     Exposition,
     Measures,
@@ -77,12 +78,19 @@ def test_a_series_does_not_bring_the_time_of_its_beginning():
 
 def test_readings_of_one_metric_are_one_family():
     readings = [
-        *by_label(OPEN_JOBS, {"queued": 2}),
+        *by_label(JOBS, {"queued": 2}),
         Reading(module.INDEX_IMAGES, 7),
-        Reading(OPEN_JOBS, 1, ("running",)),
+        Reading(JOBS, 1, ("running",)),
     ]
     families = [family for family in Exposition(Measures(), readings).collect() if family.type == "gauge"]
     assert [(f.name, [(s.labels, s.value) for s in f.samples]) for f in families] == [
-        ("clip_open_jobs", [({"status": "queued"}, 2), ({"status": "running"}, 1)]),
+        ("clip_jobs", [({"status": "queued"}, 2), ({"status": "running"}, 1)]),
         ("clip_index_images", [({}, 7)]),
     ]
+
+
+def test_a_counter_that_is_read_is_a_counter_of_its_full_name():
+    (family,) = (f for f in Exposition(Measures(), [Reading(EMBEDDED_IMAGES, 5)]).collect() if "embedded" in f.name)
+    assert (family.type, [(s.name, s.value) for s in family.samples]) == (
+        "counter", [("clip_embedded_images_total", 5)],
+    )  # fmt: skip

@@ -13,15 +13,20 @@ from websockets.typing import Origin
 
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.api_keys import Scope, create_key
+from clip_pipeline.ledger.embedding_results import record_progress
+from clip_pipeline.ledger.schema import workers
+from clip_pipeline.ledger.workers import SILENT_S, WorkerCard, WorkerReport, WorkerState, beat, register_worker
 from clip_pipeline.observability.metrics import METRICS
 from clip_pipeline.serving import scrape as scrape_module
 from clip_pipeline_tests.defs.uploads import picture
+from clip_pipeline_tests.ledger import steps
 from clip_pipeline_tests.ledger.steps import UNREADABLE
 from clip_pipeline_tests.serving.lane import answer_all
 from clip_pipeline_tests.serving.push.listening import event_stream
 from clip_pipeline_tests.serving.world import World, free_port, serving
 
 PATIENCE_S = 20
+CARD = WorkerCard("gpu01", 4000, "gpu01", "NVIDIA H200", 1, "gpu01", 17, "test", "f" * 64, "0.1", "1.13")
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +82,8 @@ def test_a_scrape_of_a_service_in_use_shows_every_metric_and_no_other(world, cli
     client.get("/api/v1/search", params={"q": "red"})
     client.post("/analyze-image", files={"file": ("red.png", picture("red"))}, data={"labels": "red,blue"})
     answer_all(world)
+    register_worker(world.ledger, CARD)
+    until_value(client, ("clip_workers", "starting"), 1)
     until_value(client, ("clip_analysis_requests", "completed"), 1)
     shown = {(f.name + ("_total" if f.type == "counter" else ""), f.type) for f in families_of(client)}
     assert shown == {(metric.name, metric.kind) for metric in METRICS}
@@ -178,11 +185,12 @@ def test_numbers_move_with_registration_failures_and_publishing(world, client):
     contents = {"/photos/red.jpg": "a red thing", "/photos/torn.jpg": UNREADABLE, "/photos/blue.jpg": "a blue thing"}
     world.register(*contents)
     values = until_value(client, ("clip_ledger_files", "registered"), 3)
-    assert values["clip_open_jobs", "queued"] == 1
+    until_value(client, ("clip_jobs", "queued"), 1)
+    until_value(client, ("clip_queue_items", "inspection"), 3)
     world.embed(contents, failing={"/photos/blue.jpg": ReasonCode.NOT_FINITE})
     values = until_value(client, ("clip_ledger_images", "embedded"), 1)
     assert (values["clip_failed_files", "truncated"], values["clip_failed_files", "not-finite"]) == (1, 1)
-    assert (values["clip_open_jobs", "queued"], values["clip_open_jobs", "running"]) == (0, 1)
+    assert (values["clip_jobs", "queued"], values["clip_jobs", "running"]) == (0, 1)
     release = world.publish()
     values = until_value(client, ("clip_index_release_number",), release.number)
     folder = world.store.release_dir(world.spec.key, release.number)
@@ -192,26 +200,54 @@ def test_numbers_move_with_registration_failures_and_publishing(world, client):
     assert values["clip_index_segments",] == len(release.segments)
     assert values["clip_index_release_age_seconds",] >= 0
     until_value(client, ("clip_ledger_files", "indexed"), 1)
-    until_value(client, ("clip_open_jobs", "running"), 0)
+    values = until_value(client, ("clip_jobs", "completed"), 1)
+    assert values["clip_jobs", "running"] == 0
+    until_value(client, ("clip_queue_items", "merge"), 0)
     world.index({"/photos/green.jpg": "a green thing"})
     until_value(client, ("clip_index_release_number",), release.number + 1)
 
 
 def test_the_analysis_lane_is_seen_from_submission_to_result(world, client):
     world.pin()
-    values = until(client, lambda values: ("clip_analysis_oldest_waiting_seconds",) in values)
-    assert values["clip_analysis_oldest_waiting_seconds",] == 0
+    values = until(client, lambda values: ("clip_queue_oldest_seconds", "analysis") in values)
+    assert values["clip_queue_oldest_seconds", "analysis"] == 0
     assert ("clip_analysis_processing_seconds",) not in values
     client.post("/analyze-image", files={"file": ("red.png", picture("red"))}, data={"labels": "red,blue"})
     until_value(client, ("clip_analysis_requests", "submitted"), 1)
-    until(client, lambda values: values["clip_analysis_oldest_waiting_seconds",] > 0)
+    until(client, lambda values: values["clip_queue_oldest_seconds", "analysis"] > 0)
     answer_all(world)
     values = until_value(client, ("clip_analysis_requests", "completed"), 1)
-    assert (values["clip_analysis_requests", "submitted"], values["clip_analysis_oldest_waiting_seconds",]) == (0, 0)
+    assert values["clip_analysis_requests", "submitted"] == 0
+    until_value(client, ("clip_queue_oldest_seconds", "analysis"), 0)
     stats = client.get("/stats").json()
     assert values["clip_analysis_processing_seconds",] * 1000 == pytest.approx(
         stats["mean_processing_time_ms"], abs=0.1
     )
+
+
+def test_images_embedded_are_counted_and_never_fewer(world, client):
+    world.pin()
+    world.register("/photos/red.jpg", "/photos/blue.jpg")
+    (batch,) = steps.plan(world.ledger)
+    until_value(client, ("clip_embedded_images_total",), 0)
+    for processed, total in ((40, 40), (100, 100), (30, 130), (35, 135)):  # 30: its embedding began anew
+        record_progress(world.ledger, batch, processed=processed, run_id="r")
+        until_value(client, ("clip_embedded_images_total",), total)
+
+
+def test_a_worker_is_seen_from_coming_to_its_silence(world, client):
+    until(client, lambda values: values.get(("clip_workers", "ready")) == 0)
+    session = register_worker(world.ledger, CARD)
+    report = WorkerReport(WorkerState.BUSY, ["r1"], 61.5)
+    assert beat(world.ledger, CARD.address, session=session, report=report)
+    values = until_value(client, ("clip_workers", "busy"), 1)
+    assert values["clip_worker_images_per_second", CARD.address] == 61.5
+    assert 0 <= values["clip_worker_silent_seconds", CARD.address] < SILENT_S
+    with world.ledger.write() as connection:
+        connection.execute(workers.update().values(seen_at="2026-01-01T00:00:00.000Z"))
+    values = until_value(client, ("clip_workers", "lost"), 1)
+    assert ("clip_worker_images_per_second", CARD.address) not in values
+    assert values["clip_worker_silent_seconds", CARD.address] > SILENT_S
 
 
 def test_dagster_is_asked_for_its_runs_and_daemons_in_one_request(dagster, client):
@@ -222,19 +258,47 @@ def test_dagster_is_asked_for_its_runs_and_daemons_in_one_request(dagster, clien
     dagster.add_run("idx_1", "r3", "QUEUED", created=now - 100)
     dagster.add_run("idx_1", "r4", "SUCCESS", created=now - 900)
     values = until_value(client, ("clip_dagster_runs", "queued"), 2)
-    assert (values["clip_dagster_runs", "starting"], values["clip_dagster_runs", "started"]) == (0, 1)
+    shown = {status: values["clip_dagster_runs", status] for status in ("starting", "started", "success", "failure")}
+    assert shown == {"starting": 0, "started": 1, "success": 1, "failure": 0}
     assert 300 <= values["clip_dagster_oldest_queued_seconds",] < 300 + PATIENCE_S
     assert 40 <= values["clip_dagster_heartbeat_age_seconds", "SENSOR"] < 40 + PATIENCE_S
-    assert all("queued:" in request["query"] and "daemonHealth" in request["query"] for request in dagster.asked)
+    assert values["clip_dagster_up",] == 1
+    pulses = [request["query"] for request in dagster.asked if "queued:" in request["query"]]
+    assert all("daemonHealth" in query for query in pulses)
 
 
-def test_without_dagster_its_metrics_are_absent_and_all_others_there(tmp_path):
+def test_code_locations_and_failed_ticks_of_the_last_hour_are_shown(dagster, client):
+    now = time.time()
+    dagster.locations = {"control": {"submissions": [now - 4000, now - 3000, now - 5], "watched": []}, "gpu": None}
+    values = until_value(client, ("clip_dagster_sensor_failed_ticks", "submissions"), 2)
+    assert values["clip_dagster_sensor_failed_ticks", "watched"] == 0
+    assert (values["clip_dagster_location_up", "control"], values["clip_dagster_location_up", "gpu"]) == (1, 0)
+
+
+def test_without_dagster_that_is_said_and_all_others_are_there(tmp_path):
     world = World(tmp_path, dagster_port=free_port())
     with serving(world) as client:
-        values = until(client, lambda values: values["clip_scrape_errors_total", "dagster"] > 0)
-        assert not [key for key in values if key[0].startswith("clip_dagster")]
+        values = until(client, lambda values: values["clip_scrape_errors_total", "sensors"] > 0)
+        assert values["clip_dagster_up",] == 0
+        assert [key for key in values if key[0].startswith("clip_dagster")] == [("clip_dagster_up",)]
         until_value(client, ("clip_ledger_files", "indexed"), 0)
     world.close()
+
+
+def test_a_webserver_that_hangs_delays_no_scrape_after_the_first(dagster, client):
+    until_value(client, ("clip_dagster_up",), 1)
+    with dagster.hanging():
+        asked = len(dagster.asked)
+        values_of(client)
+        took = []
+        for _ in range(5):
+            begun = time.monotonic()
+            values = values_of(client)
+            took.append(time.monotonic() - begun)
+            assert values["clip_ledger_files", "indexed"] == 0
+        assert len(dagster.asked) > asked
+    # The scrape itself waits 0.1 s; the request to the webserver would last 3 s.
+    assert min(took) < 1.0
 
 
 def test_a_broken_ledger_leaves_the_rest(world, client):
@@ -247,7 +311,7 @@ def test_a_broken_ledger_leaves_the_rest(world, client):
                    and ("clip_scrape_age_seconds", "failures") not in values
                    and ("clip_scrape_age_seconds", "jobs") not in values
                    and ("clip_scrape_age_seconds", "analysis") not in values)  # fmt: skip
-    gone = ("clip_ledger", "clip_failed", "clip_open_jobs", "clip_analysis")
+    gone = ("clip_ledger", "clip_failed", "clip_jobs", "clip_analysis")
     assert not [key for key in values if key[0].startswith(gone)]
     assert values["clip_index_images",] == 1
     assert values["clip_dagster_runs", "started"] == 0

@@ -5,8 +5,8 @@ import pytest
 from dagster_graphql.schema import create_schema
 
 from clip_pipeline.core.errors import StackError
-from clip_pipeline.serving.orchestrator import Orchestrator, RunInfo
-from clip_pipeline_tests.serving.world import free_port
+from clip_pipeline.serving.orchestrator import Orchestrator, RunInfo, Workspace, local_orchestrator
+from clip_pipeline_tests.serving.world import free_port, settings_of
 
 
 @pytest.fixture
@@ -30,6 +30,15 @@ def test_runs_are_found_by_the_tag_of_their_job(dagster, orchestrator):
     assert orchestrator.run_url("r2") == f"http://127.0.0.1:{dagster.port}/runs/r2"
 
 
+def test_a_webserver_elsewhere_is_asked_there_and_linked_to_by_its_public_address(dagster, tmp_path):
+    elsewhere, public = f"http://127.0.0.1:{dagster.port}/dagster", "https://images.example.org/dagster/"
+    opened = local_orchestrator(settings_of(tmp_path, dagster_url=elsewhere, dagster_public_url=public))
+    dagster.add_run("idx_1", "r1", "STARTED")
+    assert [run.run_id for run in opened.runs_of_jobs(["idx_1"])["idx_1"]] == ["r1"]
+    assert (opened.url, opened.run_url("r1")) == (public[:-1], "https://images.example.org/dagster/runs/r1")
+    opened.close()
+
+
 def test_many_jobs_take_few_requests(dagster, orchestrator):
     job_ids = [f"idx_{i}" for i in range(45)]
     for job_id in job_ids:
@@ -43,6 +52,7 @@ def test_the_queries_fit_the_schema_of_the_installed_dagster(dagster, orchestrat
     orchestrator.runs_of_jobs(["idx_1", "idx_2"])
     orchestrator.daemon_fault()
     orchestrator.pulse()
+    orchestrator.workspace(since=1.5)
     schema = create_schema().graphql_schema
     for request in dagster.asked:
         assert graphql.validate(schema, graphql.parse(request["query"])) == []
@@ -57,15 +67,21 @@ def test_a_silent_daemon_is_named(dagster, orchestrator):
 
 def test_the_pulse_has_runs_by_status_and_the_last_sign_of_life_of_each_daemon(dagster, orchestrator):
     dagster.daemons = {"SENSOR": 30.0}
-    assert (orchestrator.pulse().runs, orchestrator.pulse().oldest_queued_at) == (
-        {"queued": 0, "starting": 0, "started": 0},
-        None,
-    )
+    none = dict.fromkeys(("queued", "starting", "started", "canceling", "success", "failure", "canceled"), 0)
+    assert (orchestrator.pulse().runs, orchestrator.pulse().oldest_queued_at) == (none, None)
     for number, status in enumerate(("SUCCESS", "QUEUED", "NOT_STARTED", "QUEUED", "STARTING", "STARTED"), start=1):
         dagster.add_run("idx_1", f"r{number}", status, created=float(number))
     pulse = orchestrator.pulse()
-    assert (pulse.runs, pulse.oldest_queued_at) == ({"queued": 3, "starting": 1, "started": 1}, 2.0)
+    found = none | {"queued": 3, "starting": 1, "started": 1, "success": 1}
+    assert (pulse.runs, pulse.oldest_queued_at) == (found, 2.0)
     assert list(pulse.heartbeats) == ["SENSOR"]
+
+
+def test_the_workspace_has_each_location_and_the_failed_ticks_of_each_sensor_since_a_moment(dagster, orchestrator):
+    dagster.locations = {"control": {"submissions": [1.0, 2.0, 3.0], "watched": []}, "gpu": None}
+    assert orchestrator.workspace(since=1.5) == Workspace(
+        {"control": True, "gpu": False}, {"submissions": 2, "watched": 0}
+    )
 
 
 def test_nobody_there_is_an_error_with_the_remedy():

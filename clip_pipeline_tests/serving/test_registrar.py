@@ -10,8 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from clip_pipeline.ledger.schema import files
@@ -64,11 +66,17 @@ def wait_until(condition):
 def child_in_ledger(parent):
     """The pid of a child that has a ledger open, or None."""
     for listing in Path(f"/proc/{parent}/task").glob("*/children"):
-        with suppress(OSError):
+        with suppress(OSError, psutil.Error):
             for pid in listing.read_text().split():
-                if any(os.readlink(link).endswith("ledger.sqlite3") for link in Path(f"/proc/{pid}/fd").iterdir()):
+                if has_ledger(int(pid)):
                     return int(pid)
     return None
+
+
+def has_ledger(pid):
+    if port := urlsplit(os.environ.get("CLIP_PIPELINE_LEDGER_URL", "")).port:
+        return any(made.raddr and made.raddr.port == port for made in psutil.Process(pid).net_connections())
+    return any(os.readlink(link).endswith("ledger.sqlite3") for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def is_running(pid):

@@ -112,4 +112,4 @@ def test_a_port_in_use_is_named_with_the_setting():
 def test_a_ledger_that_cannot_be_opened_is_an_error_of_the_call(tmp_path):
     (tmp_path / "ledger.sqlite3").mkdir()
     with pytest.raises(StoreError, match="cannot open the ledger"):
-        serve(settings_of(tmp_path, port=0))
+        serve(settings_of(tmp_path, port=0, ledger_url=f"sqlite:///{tmp_path}/ledger.sqlite3"))

@@ -113,10 +113,16 @@ def serving(world, *, load=None):
 
 
 class StandInDagster:
-    """A web server that answers GraphQL posts in the shape of Dagster's: runs by tag, and daemons."""
+    """A web server that answers GraphQL posts in the shape of Dagster's: runs by tag, daemons, and locations.
+
+    locations: name -> sensor -> when its ticks failed, or None for a location that does not load.
+    """
 
     def __init__(self):
         self.runs, self.daemons, self.asked, self.status = {}, {"SENSOR": 0.0}, [], 200
+        self.locations = {"control": {"submissions": []}}
+        self._answers = threading.Event()
+        self._answers.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -131,6 +137,15 @@ class StandInDagster:
                "endTime": end, "tags": [{"key": key, "value": value} for key, value in tags.items()]}  # fmt: skip
         self.runs.setdefault(job_id, []).insert(0, run)
 
+    @contextlib.contextmanager
+    def hanging(self):
+        """It takes requests and answers none."""
+        self._answers.clear()
+        try:
+            yield
+        finally:
+            self._answers.set()
+
     def close(self):
         self._server.shutdown()
         self._thread.join()
@@ -138,6 +153,9 @@ class StandInDagster:
 
     def _answer(self, request):
         self.asked.append(request)
+        self._answers.wait(30)
+        if "since" in request["variables"]:
+            return self._workspace(request["variables"]["since"])
         if not request["variables"]:
             now = time.time()
             statuses = [
@@ -159,14 +177,24 @@ class StandInDagster:
     def _counted(self):
         every = [run for of_job in self.runs.values() for run in of_job]
         found = {}
-        for name, statuses in {
-            "queued": ("NOT_STARTED", "QUEUED"),
-            "starting": ("STARTING",),
-            "started": ("STARTED",),
-        }.items():
+        for name in ("queued", "starting", "started", "canceling", "success", "failure", "canceled"):
+            statuses = ("NOT_STARTED", "QUEUED") if name == "queued" else (name.upper(),)
             runs = [run for run in every if run["status"] in statuses]
             found[name] = {"__typename": "Runs", "count": len(runs), "results": runs}
         return found
+
+    def _workspace(self, since):
+        entries = []
+        for name, sensors in self.locations.items():
+            loaded = {"__typename": "PythonError"}
+            if sensors is not None:
+                listed = [
+                    {"name": sensor, "sensorState": {"ticks": [{"timestamp": t} for t in failed if t > since]}}
+                    for sensor, failed in sensors.items()
+                ]
+                loaded = {"__typename": "RepositoryLocation", "repositories": [{"sensors": listed}]}
+            entries.append({"name": name, "locationOrLoadError": loaded})
+        return {"workspaceOrError": {"__typename": "Workspace", "locationEntries": entries}}
 
     def _terminate(self, run_ids):
         """Queued and started runs end; any other is a failure to terminate, as in Dagster."""

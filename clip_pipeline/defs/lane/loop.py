@@ -4,12 +4,15 @@ While one micro-batch is worked on, the next is claimed and its images are decod
 run renews; what it holds when it dies is claimed again by another.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+import structlog
 
 from clip_pipeline.defs.lane.tally import Tally
 from clip_pipeline.ledger.analysis_queue import (
@@ -23,6 +26,8 @@ from clip_pipeline.ledger.analysis_queue import (
     renew,
 )
 from clip_pipeline.ledger.database import Ledger
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +108,14 @@ def _claim(ledger: Ledger, answerer: Answerer, *, owner: str, pace: Pace) -> lis
 
 def _work(ledger: Ledger, answerer: Answerer, claimed: Sequence[Claimed], *, owner: str, tally: Tally) -> None:
     began = time.perf_counter()
-    outcomes = answerer.answer(claimed)
-    # Those whose lease ran out meanwhile are another run's by now: what was found here is dropped.
-    ended = complete(ledger, owner, outcomes.completed) | fail(ledger, owner, outcomes.failed)
-    tally.add(claimed, outcomes.failed, ended=ended, reused=outcomes.reused, seconds=time.perf_counter() - began)
+    with structlog.contextvars.bound_contextvars(request_ids=[request.request_id for request in claimed]):
+        outcomes = answerer.answer(claimed)
+        # Those whose lease ran out meanwhile are another run's by now: what was found here is dropped.
+        ended = complete(ledger, owner, outcomes.completed) | fail(ledger, owner, outcomes.failed)
+        seconds = time.perf_counter() - began
+        tally.add(claimed, outcomes.failed, ended=ended, reused=outcomes.reused, seconds=seconds)
+        numbers = {"requests": len(ended), "failed": len(outcomes.failed), "seconds": round(seconds, 3)}
+        logger.info("uploads analyzed", extra=numbers)
 
 
 @contextmanager

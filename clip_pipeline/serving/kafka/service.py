@@ -45,7 +45,7 @@ def run_kafka(settings: Settings) -> None:
         StoreError: the ledger cannot be opened.
         StackError: the client cannot go on; starting again helps.
     """
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     ledger = open_ledger(settings.ledger_location)
     try:
         with _stop_asked_for() as stop:

@@ -1,5 +1,6 @@
 """The index service, what changes jobs: submit images, try the failed ones again, cancel."""
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -16,6 +17,7 @@ from clip_pipeline.serving.services import OpenServices
 from clip_pipeline.serving.submissions import AddImagesBody, checked_key, retry
 
 router = APIRouter(prefix="/api/v1/index", tags=["jobs"])
+logger = logging.getLogger(__name__)
 
 
 @router.post(
@@ -39,6 +41,7 @@ async def add_images(
     key = checked_key(idempotency_key, owner=request.state.api_key)
     async with json_file(request, max_bytes=services.settings.max_body_bytes, in_memory=SMALL_BYTES) as body:
         registration = await services.registrar.submit(body, idempotency_key=key)
+    logger.info("job submitted", extra={"job_id": registration.job_id, "images": registration.images_count})
     return JSONResponse(submission_document(registration), 202 if is_queued(registration) else 200)
 
 

@@ -9,17 +9,9 @@ from clip_pipeline.core.reasons import Reason, ReasonCode
 from clip_pipeline.defs.lane.loop import Outcomes, Pace, run_lane
 from clip_pipeline.ledger.analysis_lookup import analysis_stats
 from clip_pipeline.ledger.analysis_queue import Completed, Failed, claim, lease_owners, waiting
-from clip_pipeline.ledger.database import open_ledger
 from clip_pipeline_tests.ledger.analyses import submit
 
 QUICK = Pace(most=4, lease_s=30, idle_s=0.05, poll_s=0.01)
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    yield opened
-    opened.close()
 
 
 class Obedient:

@@ -29,14 +29,16 @@ class Stage:
         home.mkdir(parents=True, exist_ok=True)
         options = home / "kafka.properties"
         options.write_text("# for quick tests\n" + "".join(f"{name} = {value}\n" for name, value in QUICK.items()))
-        self.settings = Settings(home=home, kafka_bootstrap=broker.address, kafka_config=str(options), **settings)
+        broker_settings = {"kafka_bootstrap": broker.address, "kafka_config": str(options)}
+        self.settings = Settings(home=home, log_format="json", **broker_settings, **settings)
         self.ledger = open_ledger(self.settings.ledger_location)
         self.services = []
 
     def start(self, *killed_at):
         """Start a service; with the name of a place, one that kills itself there."""
         module = "clip_pipeline_tests.serving.kafka.killed_at" if killed_at else "clip_pipeline.cli.main"
-        given = {"home", "kafka_bootstrap", "kafka_config", "kafka_max_backlog", "max_upload_bytes"}
+        given = {"home", "ledger_url", "kafka_bootstrap", "kafka_config", "kafka_max_backlog", "max_upload_bytes"}
+        given |= {"log_format"}
         own = {f"CLIP_PIPELINE_{name.upper()}": str(getattr(self.settings, name)) for name in given}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CLIP_PIPELINE_")}
         environment = kept | own | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

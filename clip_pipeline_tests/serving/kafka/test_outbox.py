@@ -6,18 +6,10 @@ import pytest
 
 from clip_pipeline.ledger.analysis_queue import Completed, Failed, complete, fail, undelivered
 from clip_pipeline.ledger.analysis_requests import delete_analysis
-from clip_pipeline.ledger.database import open_ledger
 from clip_pipeline.serving.kafka import outbox
 from clip_pipeline.serving.kafka.messages import Outgoing
 from clip_pipeline.serving.kafka.outbox import deliver, shorter_result
 from clip_pipeline_tests.ledger.analyses import TRUNCATED, submit, take
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    opened = open_ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

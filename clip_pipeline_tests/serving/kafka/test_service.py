@@ -120,7 +120,7 @@ def test_a_service_that_is_stopped_and_started_goes_on_where_it_was(stage):
         here.wait_requests(end)
         assert here.stop(service, signal.SIGTERM) == 0
         assert here.client.committed() == end
-    attempts = [line for line in here.log().splitlines() if '"poison' in line or '"trace"' in line]
+    attempts = [line for line in here.log().splitlines() if '"poison' in line or '"exception"' in line]
     assert attempts == []
 
 

@@ -33,7 +33,7 @@ run: .venv/.installed ## Index photographs (IMAGES=folder, or samples), search t
 
 .PHONY: test
 test: .venv/.installed-dev ## Run the tests, a file on each core (ARGS="-k name" and so on; ARGS="-n 0": one after the other)
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack

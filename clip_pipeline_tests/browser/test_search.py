@@ -88,7 +88,7 @@ def test_rows_fill_the_width_and_heights_in_a_row_are_equal(page):
 def test_an_image_that_is_given_is_searched_with_and_shown_beside(page, photos, how):
     page.goto("/ui/search?q=red")
     give(page, how, photos["cat"].read_bytes(), name="mine.jpg")
-    expect(page.locator(".chip")).to_contain_text("Images like mine.jpg")
+    expect(page.locator(".chip")).to_contain_text("Images like mine.jpg", timeout=60_000)  # the decoder starts first
     expect(page.locator("[data-preview]")).to_be_visible()
     assert page.locator("[data-preview]").evaluate("image => image.naturalWidth") == 451
     assert names(page)[0] in ("cat.jpg", "the same cat again.jpg")

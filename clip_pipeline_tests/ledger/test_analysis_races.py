@@ -264,7 +264,7 @@ def faults_of_postgres_plan(connection, statement, parameters):
     """The same, as PostgreSQL would do it with many rows: forty it reads faster without any index."""
     if "pg_advisory" in statement:
         return []
-    for way in ("seqscan", "bitmapscan"):
+    for way in ("seqscan", "bitmapscan", "sort"):
         connection.exec_driver_sql(f"SET enable_{way} = off")
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
     return [step for step in plan if "Seq Scan on analysis_requests" in step or "Sort Key" in step]

@@ -41,7 +41,11 @@ def world(tmp_path):
 @pytest.fixture
 def process(world):
     world.index({"/photos/red.jpg": "a red thing"})
-    env = os.environ | {"CLIP_PIPELINE_HOME": str(world.settings.home_path), "CLIP_PIPELINE_PORT": "0"}
+    env = os.environ | {
+        "CLIP_PIPELINE_HOME": str(world.settings.home_path),
+        "CLIP_PIPELINE_PORT": "0",
+        "CLIP_PIPELINE_LOG_FORMAT": "json",
+    }
     child = subprocess.Popen(
         [sys.executable, "-c", SERVE], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

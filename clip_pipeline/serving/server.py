@@ -1,5 +1,6 @@
 """Serving over HTTP until told to stop."""
 
+import gc
 import logging
 import signal
 import socket
@@ -54,6 +55,9 @@ def serve(settings: Settings, *, load: LoadEncoder | None = None) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     with bind(settings.host, settings.port) as listener:
         logger.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
+        # All modules are there and stay: a full collection that goes through them holds every request up for 170 ms.
+        gc.collect()
+        gc.freeze()
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:

@@ -9,9 +9,8 @@ from pydantic import ValidationError
 
 from clip_pipeline.core.errors import ConfigurationError, NotFoundError, StoreError
 from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.ledger.engines import ledger_file
 from clip_pipeline.settings import Settings
-
-_SQLITE = "sqlite:///"
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -68,8 +67,8 @@ def existing_ledger(settings: Settings) -> Generator[Ledger, None, None]:
     Raises:
         NotFoundError: nothing was ever indexed there.
     """
-    location = settings.ledger_location
-    if location.startswith(_SQLITE) and not Path(location.removeprefix(_SQLITE)).exists():
+    file = ledger_file(settings.ledger_location)
+    if file is not None and not file.exists():
         raise NotFoundError(
             f"nothing was indexed in {settings.home_path} yet; start with `clip-pipeline up --watch FOLDER`, or set "
             "CLIP_PIPELINE_HOME to where your index is"

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from clip_pipeline.cli.configuration import existing_ledger, load_settings, opened_ledger, prepare_home
 from clip_pipeline.cli.output import console, count, error_console, print_json, print_table
-from clip_pipeline.cli.service_client import Document
 from clip_pipeline.core.errors import QueryError
 from clip_pipeline.core.label_set import DEFAULT_TEMPLATES, LabelSet, label_lines
 from clip_pipeline.ledger.label_sets import (
-    StoredLabelSet,
     create_label_set,
     current_label_set,
     list_label_sets,
     show_label_set,
     use_label_set,
 )
+from clip_pipeline.serving.label_set_documents import label_set_document, label_set_line
 
 STANDARD_INPUT = "-"
 
@@ -29,7 +28,7 @@ def create(name: str, *, file: str, templates: Sequence[str], as_json: bool) -> 
     with opened_ledger(settings) as ledger:
         created = create_label_set(ledger, name, labels=labels, templates=templates or DEFAULT_TEMPLATES)
         stored = show_label_set(ledger, name, version=created.version)
-        document = _line(stored, current=current_label_set(ledger))
+        document = label_set_line(stored, current=current_label_set(ledger))
     if as_json:
         print_json(document)
         return
@@ -42,7 +41,7 @@ def list_all(*, as_json: bool) -> None:
     """Every version of every label set."""
     with existing_ledger(load_settings()) as ledger:
         current = current_label_set(ledger)
-        lines = [_line(stored, current=current) for stored in list_label_sets(ledger)]
+        lines = [label_set_line(stored, current=current) for stored in list_label_sets(ledger)]
     if as_json:
         print_json(lines)
         return
@@ -58,7 +57,7 @@ def show(name: str, *, version: int | None, as_json: bool) -> None:
         stored = show_label_set(ledger, name, version=version)
     label_set = stored.label_set
     if as_json:
-        print_json(_line(stored, current=current) | {"labels": list(label_set.labels), "digest": label_set.digest})
+        print_json(label_set_document(stored, current=current))
         return
     error_console().print(f"{_named(label_set)}: {count(len(label_set.labels), 'label')}, {_said(label_set)}")
     for label in label_set.labels:
@@ -70,7 +69,7 @@ def use(name: str, *, version: int | None, as_json: bool) -> None:
     with existing_ledger(load_settings()) as ledger:
         current_label_set(ledger)
         chosen = use_label_set(ledger, name, version=version)
-        document = _line(show_label_set(ledger, name, version=chosen.version), current=chosen)
+        document = label_set_line(show_label_set(ledger, name, version=chosen.version), current=chosen)
     if as_json:
         print_json(document)
         return
@@ -85,18 +84,6 @@ def _text(file: str) -> str:
         raise QueryError(f"the labels in {file} cannot be read: {error.strerror}; name a text file, or - ") from error
     except UnicodeDecodeError as error:
         raise QueryError(f"the labels in {file} are not UTF-8 text; convert the file") from error
-
-
-def _line(stored: StoredLabelSet, *, current: LabelSet) -> Document:
-    label_set = stored.label_set
-    return {
-        "name": label_set.name,
-        "version": label_set.version,
-        "labels_count": len(label_set.labels),
-        "templates": list(label_set.templates),
-        "in_use": (label_set.name, label_set.version) == (current.name, current.version),
-        "created_at": stored.created_at,
-    }
 
 
 def _named(label_set: LabelSet) -> str:

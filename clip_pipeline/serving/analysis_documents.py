@@ -4,10 +4,8 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from clip_pipeline.core.label_set import LabelSet
 from clip_pipeline.ledger.analysis_lookup import Analysis, AnalysisStats
 from clip_pipeline.ledger.analysis_queue import Waiting
-from clip_pipeline.ledger.label_sets import StoredLabelSet
 from clip_pipeline.ledger.states import AnalysisState
 from clip_pipeline.serving.documents import Document
 
@@ -89,25 +87,6 @@ def waiting_document(waiting: Waiting) -> Document:
         "processing": waiting.processing,
         "oldest_waiting_s": None if age_s is None else round(max(0.0, age_s), 1),
     }
-
-
-def label_set_line(stored: StoredLabelSet, *, current: LabelSet) -> Document:
-    """One label set of a list. current: the one that requests without labels get."""
-    label_set = stored.label_set
-    return {
-        "name": label_set.name,
-        "version": label_set.version,
-        "labels_count": len(label_set.labels),
-        "templates": list(label_set.templates),
-        "in_use": (label_set.name, label_set.version) == (current.name, current.version),
-        "created_at": stored.created_at,
-    }
-
-
-def label_set_document(stored: StoredLabelSet, *, current: LabelSet) -> Document:
-    """`GET /api/v1/label-sets/{name}`: one version with all its labels."""
-    label_set = stored.label_set
-    return label_set_line(stored, current=current) | {"labels": list(label_set.labels), "digest": label_set.digest}
 
 
 def _line(analysis: Analysis) -> Document:

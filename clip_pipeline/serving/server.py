@@ -5,13 +5,13 @@ import logging
 import signal
 import socket
 import threading
-from pathlib import Path
 
 import uvicorn
 
 from clip_pipeline.core.errors import ConfigurationError, StackError
 from clip_pipeline.ledger.api_keys import list_keys, usable_keys
 from clip_pipeline.ledger.database import open_ledger
+from clip_pipeline.ledger.engines import ledger_file
 from clip_pipeline.observability.logging import log_to_stderr
 from clip_pipeline.serving.app import create_app
 from clip_pipeline.serving.connections import timed_protocol
@@ -76,8 +76,8 @@ def check_reach(settings: Settings) -> None:
 
 
 def _has_valid_key(settings: Settings) -> bool:
-    _, is_sqlite, path = settings.ledger_location.partition("sqlite:///")
-    if is_sqlite and not Path(path).exists():  # a refused start leaves nothing behind
+    file = ledger_file(settings.ledger_location)
+    if file is not None and not file.exists():  # a refused start leaves nothing behind
         return False
     ledger = open_ledger(settings.ledger_location)
     try:

@@ -19,8 +19,8 @@ from clip_pipeline.ledger.label_sets import (
     show_label_set,
     use_label_set,
 )
-from clip_pipeline.serving.analysis_documents import label_set_document, label_set_line
 from clip_pipeline.serving.documents import release_name
+from clip_pipeline.serving.label_set_documents import label_set_document, label_set_line
 from clip_pipeline.serving.pages.analysis_view import label_url
 from clip_pipeline.serving.pages.charts import Chart, Point, Words, row_chart
 from clip_pipeline.serving.pages.site import MAX_FORM_BYTES, posted_form, render

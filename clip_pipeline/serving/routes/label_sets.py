@@ -15,10 +15,10 @@ from clip_pipeline.ledger.label_sets import (
     show_label_set,
     use_label_set,
 )
-from clip_pipeline.serving.analysis_documents import label_set_document, label_set_line
 from clip_pipeline.serving.analysis_models import CollectionLabelsModel, LabelSetModel, LabelSetsModel
 from clip_pipeline.serving.body_models import parsed
 from clip_pipeline.serving.documents import Document, release_name
+from clip_pipeline.serving.label_set_documents import label_set_document, label_set_line
 from clip_pipeline.serving.openapi import body_of, problems
 from clip_pipeline.serving.request_body import read_json
 from clip_pipeline.serving.services import OpenServices, Services

@@ -81,8 +81,10 @@ class Notifications:
     def close(self) -> None:
         """Call `hear` no more and let go of the connection; a database that does not answer is not waited for."""
         with self._hearing:
-            self._closed.set()
-        self._waker.send(b"\0")
+            if not self._closed.is_set():
+                # Before the flag: once it is set, the thread closes both ends.
+                self._waker.send(b"\0")
+                self._closed.set()
         self._thread.join(CLOSE_PATIENCE_S)
 
     def _follow(self) -> None:

@@ -177,6 +177,19 @@ def test_closing_does_not_wait_for_a_server_that_does_not_answer(announcing):
     assert (heard, notifications.is_live) == ([], False)
 
 
+def test_closing_while_changes_are_announced_leaves_nothing_open(announcing):
+    for _ in range(20):
+        ear = Ear(announcing)
+        ear.notifications.start()
+        assert ear.until(Topic.KEYS)
+        key_made(announcing)
+        ear.notifications.close()
+        ear.notifications.close()
+        ear.notifications._thread.join(PATIENCE_S)
+        assert not ear.notifications._thread.is_alive()
+        assert not ear.notifications.is_live
+
+
 def test_sqlite_announces_nothing(tmp_path):
     opened = open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite3")
     assert not announces_changes(opened)

@@ -207,9 +207,11 @@ async def _awaited(request: Request, services: Services, request_id: str, *, wai
         await watch.primed()
         analysis = await _read(services, request_id)
         while analysis.state not in FINAL_ANALYSES and (left_s := deadline - time.monotonic()) > 0:
-            if isinstance(await listener.next(within_s=left_s), End):
+            event = await listener.next(within_s=left_s)
+            if isinstance(event, End):
                 break
-            analysis = await _read(services, request_id)
+            if event is None or event.is_final:  # that it is worked on is no news for whoever waits for the end
+                analysis = await _read(services, request_id)
     return analysis
 
 

@@ -1,9 +1,6 @@
 """The service and the broker killed at the worst moments: no request is lost, none is made twice."""
 
-import contextlib
 import signal
-import threading
-import time
 
 import pytest
 
@@ -11,14 +8,11 @@ from clip_pipeline.ledger.analysis_lookup import recent_analyses
 from clip_pipeline.ledger.analysis_queue import undelivered
 from clip_pipeline.ledger.states import FINAL_ANALYSES, AnalysisState
 from clip_pipeline_tests.defs.uploads import picture
-from clip_pipeline_tests.fakes import COLOURS
-from clip_pipeline_tests.poison import write_poison
 
 pytest.importorskip("confluent_kafka", reason="needs the extra `kafka`")
 
-from confluent_kafka import KafkaException
-
-from clip_pipeline_tests.serving.kafka.tansu import text, wait_until
+from clip_pipeline_tests.serving.kafka.sender import Sender, made_uploads
+from clip_pipeline_tests.serving.kafka.tansu import wait_until
 
 UPLOADS, POISON, KILLS = 300, 30, 6
 
@@ -54,45 +48,6 @@ def test_killed_before_it_marks_a_result_as_delivered_the_service_writes_it_agai
     wait_until(lambda: undelivered(here.ledger, most=10) == [], "it is marked as delivered")
 
 
-class Sender(threading.Thread):
-    """Sends uploads and, as long as it has seen neither a result nor a dead letter for one, sends it again."""
-
-    def __init__(self, here, uploads):
-        super().__init__(name="sender")
-        self.here, self.uploads = here, uploads
-        self.answered, self.dead, self.ended = set(), set(), threading.Event()
-
-    @property
-    def open_ids(self):
-        return self.uploads.keys() - self.answered - self.dead
-
-    def run(self):
-        while self.open_ids and not self.ended.is_set():
-            try:
-                for request_id in sorted(self.open_ids):
-                    self.here.client.send(request_id, self.uploads[request_id], labels="something red,a cat")
-                    self.here.client.producer.poll(0)
-                self.here.client.producer.flush(5)
-            except KafkaException:  # the broker was killed before it had this message
-                continue
-            self._read_for(6.0)
-
-    def _read_for(self, seconds):
-        deadline = time.monotonic() + seconds
-        while self.open_ids and time.monotonic() < deadline:
-            self.answered |= self._keys("analysis-results")
-            self.dead |= self._keys("image-uploads-dlq")
-
-    def _keys(self, topic):
-        """What the topic holds now, or what could be read of it while its broker was killed."""
-        found, until = [], time.monotonic() + 1.0
-        with contextlib.suppress(AssertionError):  # the broker was killed, and lost the topic with it
-            self.here.client.read(
-                topic, lambda messages: found.extend(messages) or time.monotonic() > until, timeout_s=2
-            )  # fmt: skip
-        return {text(message.key()) for message in found}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_300_uploads_survive_kills_of_broker_and_service_in_turn(stage, broker, tmp_path, photos):
@@ -103,9 +58,9 @@ def test_300_uploads_survive_kills_of_broker_and_service_in_turn(stage, broker, 
     least once, is thereby kept from end to end, and the request id makes one request of however many messages.
     """
     here = stage()
-    uploads = made_uploads(tmp_path / "poison", photos)
+    uploads = made_uploads(tmp_path / "poison", photos, count=UPLOADS, poison=POISON)
     service = here.start()
-    sender = Sender(here, uploads)
+    sender = Sender(here.client, uploads, labels="something red,a cat")
     sender.start()
     try:
         with here.lane():
@@ -131,14 +86,3 @@ def test_300_uploads_survive_kills_of_broker_and_service_in_turn(stage, broker, 
     failed = {name for name, one in found.items() if one.state is AnalysisState.FAILED}
     assert failed | sender.dead == {name for name in uploads if name.startswith("poison")}
     assert found.keys() <= sender.answered
-
-
-def made_uploads(folder, photos):
-    """Contents by request id: small pictures, photographs, and poison under ids that say so."""
-    poison = {f"poison-{i}": path.read_bytes() for i, path in enumerate(write_poison(folder, POISON))}
-    files, names = list(photos.values()), list(COLOURS)
-    good = {
-        f"id-{i:03d}": files[i % len(files)].read_bytes() if i % 5 == 0 else picture(names[i % 6], side=8 + i)
-        for i in range(UPLOADS - POISON)
-    }
-    return poison | good

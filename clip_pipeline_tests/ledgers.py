@@ -3,13 +3,18 @@
 Every test has ledgers of its own, in files of its temporary folder or in databases that are dropped after it.
 """
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.ledger.engines import ledger_file
 
 SQLITE, POSTGRES = "sqlite", "postgres"
 VARIABLE = "CLIP_PIPELINE_LEDGER_URL"
@@ -43,7 +48,7 @@ def new_ledger_url(request: pytest.FixtureRequest, ledger_database: str, tmp_pat
 
 @pytest.fixture
 def ledger_url(new_ledger_url: NewLedgerUrl) -> str:
-    return new_ledger_url()
+    return with_tables(new_ledger_url())
 
 
 @pytest.fixture
@@ -63,6 +68,27 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
     opened = open_ledger(ledger_url)
     yield opened
     opened.close()
+
+
+def with_tables(url: str) -> str:
+    """The URL, at which a SQLite file that was not there holds an empty ledger now.
+
+    A copy of one that was migrated: a fifth of the time that the migrations take, for some two thousand tests.
+    """
+    path = ledger_file(url)
+    if path is not None and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_migrated_file(), path)
+    return url
+
+
+@lru_cache(maxsize=1)
+def _migrated_file() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="clip-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "ledger.sqlite3"
+    open_ledger(f"sqlite:///{path}").close()
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,7 @@ class PostgresServer:
     def __init__(self, programs: Path, folder: Path) -> None:
         self.programs, self.folder = programs, folder
         self.port = _free_port()
+        self._addresses = ["127.0.0.1"]
         self._password = secrets.token_hex(16)
         self._numbers = count(1)
         self._process: subprocess.Popen[Any] | None = None
@@ -135,13 +136,21 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, on the port that it always has, and wait until it answers."""
         settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
-        command = [self.programs / "postgres", "-D", self.folder / "data", "-c", "listen_addresses=127.0.0.1"]
+        settings["listen_addresses"] = ",".join(self._addresses)
+        command = [self.programs / "postgres", "-D", self.folder / "data"]
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*_ends_with_us(), *command, *options], stdout=log, stderr=log, cwd=self.folder, **_as_server_user()
             )
         self._await_answer()
+
+    def listen_also(self, address: str, *, clients: str) -> None:
+        """Listen at another address of this machine too, for clients of a network such as 10.0.0.0/24; restarts it."""
+        self._addresses.append(address)
+        with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {clients} scram-sha-256\n")
+        self.restart()
 
     def stop(self) -> None:
         """End every session and stop the server; what was committed stays."""
@@ -216,7 +225,10 @@ def postgres() -> Generator[PostgresServer, None, None]:
 
 
 def _schema_of(connection: Connection) -> str | None:
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    """The version of the tables and their names, by which one that was renamed or dropped is found out."""
+    version = "(SELECT version_num FROM alembic_version)"
+    tables = "string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'"
+    return connection.execute(text(f"SELECT {version} || ' ' || {tables}")).scalar_one_or_none()
 
 
 def _installed() -> Path | None:

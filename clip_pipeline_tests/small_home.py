@@ -29,6 +29,7 @@ from clip_pipeline.ledger.registration import Submission, register_scan
 from clip_pipeline.ledger.schema import batches, files, retired_batches
 from clip_pipeline_tests.fakes import HashEncoder
 from clip_pipeline_tests.ledger import steps
+from clip_pipeline_tests.ledgers import with_tables
 
 LONG_AGO = "2020-01-01T00:00:00.000Z"
 
@@ -38,7 +39,7 @@ class SmallHome:
 
     def __init__(self, home, *, ledger_url=None):
         self.store = Store(home / "store")
-        self.ledger = open_ledger(ledger_url or f"sqlite:///{home / 'ledger.sqlite3'}")
+        self.ledger = open_ledger(with_tables(ledger_url or f"sqlite:///{home / 'ledger.sqlite3'}"))
         self.encoder = HashEncoder()
         self.spec = self.encoder.spec
         pin_encoder(self.store, self.spec)

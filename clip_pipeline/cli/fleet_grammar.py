@@ -20,7 +20,6 @@ def worker(
     gpu: Annotated[
         str, typer.Option("--gpu", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, or all: a server for each GPU.")
     ] = "auto",
-    slots: Annotated[int, typer.Option("--slots", min=1, help="Runs of one job at once; for people to see.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="What people call it; else the host's name.")] = None,
     drain: Annotated[
         float, typer.Option("--drain", min=0, metavar="SECONDS", help="For its runs to end when it is told to stop.")
@@ -50,7 +49,7 @@ def worker(
     from clip_pipeline.cli.worker_command import check as run_check
     from clip_pipeline.cli.worker_command import serve as run
 
-    options = WorkerOptions(host, port, listen, name or platform.node() or host, gpu, slots, drain)
+    options = WorkerOptions(host, port, listen, name or platform.node() or host, gpu, drain)
     if check or renew_canary:
         run_check(options, renew_canary=renew_canary, as_json=as_json)
     else:

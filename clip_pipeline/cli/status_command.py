@@ -5,6 +5,7 @@ from typing import Any
 from clip_pipeline.cli.configuration import existing_ledger, load_settings
 from clip_pipeline.cli.output import console, count, print_json, print_table, shown
 from clip_pipeline.cli.stack.state import dagster_url, running_stack
+from clip_pipeline.core.errors import StackError
 from clip_pipeline.core.reasons import ReasonCode
 from clip_pipeline.ledger.lookup import failed_files, failures_by_code
 from clip_pipeline.serving.documents import overall_status_document, stats_document, status_document
@@ -24,14 +25,14 @@ def status(job: str | None, *, as_json: bool) -> None:
                 document = overall_status_document(ledger, settings.store, orchestrator)
             else:
                 document = status_document(ledger, orchestrator, job)
+        if as_json:
+            print_json(document)
+        elif job is None:
+            _print_jobs(document, _describe_stack(settings, orchestrator))
+        else:
+            print_job(document)
     finally:
         orchestrator.close()
-    if as_json:
-        print_json(document)
-    elif job is None:
-        _print_jobs(document, settings)
-    else:
-        print_job(document)
 
 
 def stats(*, as_json: bool) -> None:
@@ -87,9 +88,19 @@ def print_job(document: Document) -> None:
         )
 
 
-def _print_jobs(document: Document, settings: Settings) -> None:
+def _describe_stack(settings: Settings, orchestrator: Orchestrator) -> str:
+    """Whether there is anybody who works: what `up` started, or processes that something else keeps running."""
     stack = running_stack(settings.home_path)
-    where = f"runs (process {stack.pid}, Dagster UI {dagster_url(settings)})" if stack else "does not run"
+    try:
+        fault = orchestrator.daemon_fault()
+    except StackError:
+        return f"runs (process {stack.pid}), but Dagster does not answer" if stack else "does not run"
+    if fault is not None:
+        return f"does not work: {fault} (Dagster UI {orchestrator.url})"
+    return f"runs ({f'process {stack.pid}, ' if stack else ''}Dagster UI {orchestrator.url})"
+
+
+def _print_jobs(document: Document, where: str) -> None:
     model = document["index_stats"]["model_name"] or "no encoder yet"
     console().print(f"{count(document['total_indexed_images'], 'indexed image')}, {model}; the stack {where}.")
     jobs = {job["job_id"]: job for job in (*document["active_job_details"], *document["recent_jobs"])}

@@ -164,6 +164,6 @@ class Heart:
 def _card(seat: Seat, found: Findings) -> WorkerCard:
     versions = own_versions()
     return WorkerCard(
-        seat.host, seat.port, seat.name, found.gpu, seat.slots, platform.node(), os.getpid(), found.encoder,
-        found.fingerprint, versions["version"], versions["dagster_version"],
+        seat.host, seat.port, seat.name, found.gpu, platform.node(), os.getpid(), found.encoder, found.fingerprint,
+        versions["version"], versions["dagster_version"],
     )  # fmt: skip

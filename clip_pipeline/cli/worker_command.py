@@ -46,7 +46,6 @@ class WorkerOptions:
     listen: str | None
     name: str
     gpu: str
-    slots: int
     drain_s: float
 
 
@@ -136,10 +135,7 @@ def _drain(supervisor: Supervisor, heart: Heart, *, drain_s: float) -> None:
 
 
 def _seats(settings: Settings, options: WorkerOptions) -> list[Seat]:
-    first = Seat(
-        options.host, options.port, options.listen or options.host, options.name, device="auto", visible=None,
-        slots=options.slots,
-    )  # fmt: skip
+    first = Seat(options.host, options.port, options.listen or options.host, options.name, device="auto", visible=None)
     needs_devices = options.gpu not in ("auto", "cpu", "cuda")
     devices = visible_devices(seat_environment(settings, first)) if needs_devices else {}
     return planned_seats(first, options.gpu, devices=devices)

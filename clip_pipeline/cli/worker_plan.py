@@ -33,7 +33,6 @@ class Seat:
     name: str
     device: str
     visible: str | None
-    slots: int
 
     @property
     def address(self) -> str:

@@ -41,10 +41,11 @@ def forget(address: str) -> None:
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:
     runs = ", ".join(run["run_id"][:8] for run in worker["runs"])
     where = "" if worker["in_fleet"] in (True, None) else " (not in the fleet file)"
+    slots = "" if worker["slots"] is None else str(worker["slots"])
     if worker["seen_at"] is None:
-        return (worker["state"], worker["address"], "", str(worker["slots"]), "", "", "never", "")
+        return (worker["state"], worker["address"], "", slots, "", "", "never", "")
     return (
-        worker["state"], worker["address"] + where, worker["gpu"], str(worker["slots"]),
+        worker["state"], worker["address"] + where, worker["gpu"], slots,
         f"{worker['images_per_s']:,.1f}" if worker["runs"] else "", worker["started_at"],
         f"{said_duration(worker['silent_s'])} ago", runs or worker["detail"],
     )  # fmt: skip

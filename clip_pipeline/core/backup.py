@@ -22,7 +22,7 @@ from clip_pipeline.core.errors import IntegrityError, NotFoundError, StoreError
 from clip_pipeline.core.store import TEMPORARY_PREFIX, fsync_path, replace_file
 
 FORMAT = 1
-_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{4}")
 _BLOCK_BYTES = 1024**2
 
 
@@ -188,8 +188,8 @@ class BackupFolder:
 
 
 def new_backup_name(now: datetime | None = None) -> str:
-    """`20251114T143025Z-7f3a`: sorts by time."""
-    return f"{now or datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    """`20251114T143025.123456Z-7f3a`: sorts by time, two of one second too."""
+    return f"{now or datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(2)}"
 
 
 def checked_path(name: str) -> PurePosixPath:

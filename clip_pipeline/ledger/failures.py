@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from clip_pipeline.core.errors import LedgerBusyError, NoSpaceError, StoreError
+from clip_pipeline.core.errors import LedgerBusyError, NoSpaceError, QueryError, StoreError
 
 # Codes of PostgreSQL, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BUSY = frozenset({"55P03", "40P01", "40001"})  # the lock timeout, a deadlock, a conflict of two transactions
@@ -29,6 +29,13 @@ def translated() -> Generator[None, None, None]:
         if meaning is None:
             raise
         raise meaning from error
+    except ValueError as error:
+        # What psycopg says of a text that PostgreSQL has no form for; SQLite takes it, and finds nothing.
+        if "NUL (0x00)" not in str(error):
+            raise
+        raise QueryError(
+            "a text with a NUL character in it can neither be looked for nor kept; leave it out"
+        ) from error
 
 
 def is_lost_connection(error: DBAPIError) -> bool:

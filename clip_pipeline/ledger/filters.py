@@ -9,6 +9,7 @@ import numpy as np
 from sqlalchemy import Column, ColumnElement, select
 
 from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.path_index import path_between
 from clip_pipeline.ledger.publishing import IdArray
 from clip_pipeline.ledger.schema import files, images
 from clip_pipeline.ledger.states import STANDING_FILES, FileState, ImageState
@@ -69,7 +70,7 @@ def _conditions(wanted: ImageFilter) -> list[ColumnElement[bool]]:
 
 def _has_path_below(prefix: str) -> ColumnElement[bool]:
     first, beyond = prefix_range(prefix)
-    below = files.c.path >= first if beyond is None else (files.c.path >= first) & (files.c.path < beyond)
+    below = path_between(files.c.path, first, beyond)
     live = files.c.state.in_((*STANDING_FILES, FileState.DUPLICATE))
     # Ids first: the range on `path` is one scan of its index, not one look for each image.
     return images.c.image_id.in_(select(files.c.image_id).where(below, live, files.c.image_id.is_not(None)))

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 from clip_pipeline.core.reasons import Reason
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import processed_in_runs
+from clip_pipeline.ledger.path_index import by_path, path_between
 from clip_pipeline.ledger.schema import batches, files, images
 from clip_pipeline.ledger.states import PENDING_FILES, VECTOR_IMAGES, FileState
 
@@ -70,7 +71,7 @@ def first_indexed_file(ledger: Ledger, folder: str) -> str | None:
         return connection.execute(
             select(files.c.path)
             .where(_below(folder), files.c.state == FileState.INDEXED)
-            .order_by(files.c.path)
+            .order_by(*by_path(files.c.path))
             .limit(1)
         ).scalar()
 
@@ -111,7 +112,8 @@ def embedded_since(ledger: Ledger, before: BatchRuns) -> int:
 def _below(folder: str) -> ColumnElement[bool]:
     prefix = folder.rstrip("/") + "/"
     # The first text after every text with this prefix: "0" follows "/" in ASCII.
-    return (files.c.path > prefix) & (files.c.path < prefix[:-1] + "0") & (files.c.state != FileState.DELETED)
+    below = path_between(files.c.path, prefix, prefix[:-1] + "0")
+    return (files.c.path > prefix) & below & (files.c.state != FileState.DELETED)
 
 
 def _given_up(connection: Connection, below: ColumnElement[bool]) -> tuple[int, str | None]:

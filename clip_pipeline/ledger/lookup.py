@@ -9,6 +9,7 @@ from clip_pipeline.core.reasons import Reason
 from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.ledger.jobs import FailedFile
+from clip_pipeline.ledger.path_index import by_path, path_between, same_path
 from clip_pipeline.ledger.schema import files, images
 from clip_pipeline.ledger.states import STANDING_FILES, FileState, ImageState
 
@@ -79,7 +80,7 @@ def image_id_of_path(ledger: Ledger, path: str) -> int | None:
     """The live image behind one path (text form), a duplicate's too; None where that path has none."""
     live = files.c.state.in_((*STANDING_FILES, FileState.DUPLICATE))
     with ledger.read() as connection:
-        return connection.execute(select(files.c.image_id).where(files.c.path == path, live)).scalar()
+        return connection.execute(select(files.c.image_id).where(same_path(files.c.path, path), live)).scalar()
 
 
 def failed_files(ledger: Ledger, *, code: str | None = None, most: int | None = None) -> list[FailedFile]:
@@ -118,8 +119,12 @@ def known_files_below(ledger: Ledger, folder: str, *, after: str = "") -> Iterat
         with ledger.read() as connection:
             rows = connection.execute(
                 select(files.c.path, files.c.file_id, files.c.size_bytes, files.c.mtime_ns)
-                .where(files.c.path > position, files.c.path < beyond, files.c.state != FileState.DELETED)
-                .order_by(files.c.path)
+                .where(
+                    files.c.path > position,
+                    path_between(files.c.path, position, beyond),
+                    files.c.state != FileState.DELETED,
+                )
+                .order_by(*by_path(files.c.path))
                 .limit(FETCH_ROWS)
             ).all()
         yield from (KnownFile(*row) for row in rows)

@@ -27,6 +27,7 @@ from clip_pipeline.core.keys import new_job_id
 from clip_pipeline.ledger.bulk import load_rows
 from clip_pipeline.ledger.database import Ledger, utc_now
 from clip_pipeline.ledger.engines import POSTGRESQL
+from clip_pipeline.ledger.path_index import same_path
 from clip_pipeline.ledger.removal import delete_files, detach_images
 from clip_pipeline.ledger.schema import PathText, files, job_files, jobs
 from clip_pipeline.ledger.settling import settle_jobs
@@ -79,7 +80,7 @@ class _Standing(IntEnum):
 _incoming = Table(
     "incoming_files",
     MetaData(),
-    Column("path", PathText, primary_key=True),
+    Column("path", PathText, nullable=False, comment="each once; no index, which a long one would not fit in"),
     Column("size_bytes", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("file_id", BigInteger, comment="of the known file; null: the path is new"),
@@ -200,7 +201,9 @@ def _compare_with_known(connection: Connection) -> None:
     # The one query that looks paths up, by the paths alone: given a state to look for as well, SQLite goes through
     # all files of that state, 170 ms at a million.
     connection.execute(
-        update(_incoming).where(files.c.path == _incoming.c.path).values(file_id=files.c.file_id, standing=_standing)
+        update(_incoming)
+        .where(same_path(files.c.path, _incoming.c.path))
+        .values(file_id=files.c.file_id, standing=_standing)
     )
 
 

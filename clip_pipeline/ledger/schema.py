@@ -79,6 +79,7 @@ files = Table(
     "files",
     metadata,
     Column("file_id", Identifier, primary_key=True, autoincrement=True),
+    # On PostgreSQL this index is on expressions that a path of any length fits in; see path_index.
     Column("path", PathText, nullable=False, unique=True, comment="text form, see core.paths"),
     Column("size_bytes", BigInteger, nullable=False, comment="-1: not there when registered"),
     Column("mtime_ns", BigInteger, nullable=False),
@@ -239,7 +240,6 @@ workers = Table(
     Column("port", Integer, nullable=False),
     Column("name", Text, nullable=False),
     Column("gpu", Text, nullable=False, comment="the device and what it is called"),
-    Column("slots", Integer, nullable=False),
     Column("machine", Text, nullable=False, comment="name of the host as it calls itself"),
     Column("pid", Integer, nullable=False),
     Column("session", String(32), nullable=False, comment="the life that its beats belong to"),

@@ -9,6 +9,7 @@ from clip_pipeline.core.errors import NotFoundError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.ledger.chunks import chunks
 from clip_pipeline.ledger.database import Ledger
+from clip_pipeline.ledger.path_index import path_among, same_path
 from clip_pipeline.ledger.removal import delete_files
 from clip_pipeline.ledger.schema import batches, files, images, job_files
 from clip_pipeline.ledger.settling import settle_jobs
@@ -54,7 +55,7 @@ def whereabouts(ledger: Ledger, path: str) -> Whereabouts:
             select(files, images.c.sha256, images.c.format, images.c.width, images.c.height, images.c.indexed_at,
                    images.c.in_release, images.c.batch.label("image_batch"))
             .outerjoin(images, images.c.image_id == files.c.image_id)
-            .where(files.c.path == path)
+            .where(same_path(files.c.path, path))
         ).first()  # fmt: skip
         if row is None:
             raise NotFoundError(f"nothing is registered at {path}; register it with POST /api/v1/index/add-images")
@@ -79,7 +80,7 @@ def remove_paths(ledger: Ledger, paths: Sequence[str]) -> tuple[int, list[str]]:
         found: dict[str, int] = {}
         for chunk in chunks(distinct):
             present = select(files.c.path, files.c.file_id).where(
-                files.c.path.in_(chunk), files.c.state != FileState.DELETED
+                path_among(files.c.path, chunk), files.c.state != FileState.DELETED
             )
             found |= dict(connection.execute(present).tuples().all())
         delete_files(connection, list(found.values()))

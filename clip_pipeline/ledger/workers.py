@@ -42,7 +42,6 @@ class WorkerCard:
     port: int
     name: str
     gpu: str
-    slots: int
     machine: str
     pid: int
     encoder: str

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, TextIO, TypeAlias
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
@@ -31,7 +31,7 @@ _CHATTY = ("alembic", "httpx", "httpcore")
 
 def log_to_stderr(log_format: LogFormat = "json", level: int = logging.INFO) -> None:
     """Send the records of this process, from `level` on, to standard error; warnings and fatal errors among them."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(line_formatter(log_format))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
@@ -40,6 +40,15 @@ def log_to_stderr(log_format: LogFormat = "json", level: int = logging.INFO) -> 
     if log_format == "json":
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Writes to what is standard error by then: whoever captures it puts another in its place, and closes that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def line_formatter(log_format: LogFormat, *, first: Sequence[Processor] = ()) -> logging.Formatter:

@@ -60,7 +60,7 @@ def _line(worker: KnownWorker, fleet: dict[str, Worker] | None, orchestrator: Or
         "state": str(worker.state),
         "detail": report.detail if worker.is_alive else "",
         "in_fleet": None if fleet is None else entry is not None,
-        "slots": card.slots if entry is None else entry.slots,
+        "slots": None if entry is None else entry.slots,
         "runs": [{"run_id": run_id, "url": orchestrator.run_url(run_id)} for run_id in runs],
         "images_per_s": report.images_per_s if worker.is_alive else 0.0,
         "name": card.name,

@@ -34,6 +34,7 @@ class WorkerModel(BaseModel):
     """One worker: what it said of itself last. An absent one never said anything: its fields are null.
 
     `silent_s`: since its last word. `in_fleet`: whether the fleet file names it; null where there is no such file.
+    `slots`: how many runs of one Dagster job the fleet file lets start there at once; null where it does not name it.
     `lost` are those that have been silent for 15 seconds and did not say that they leave.
     """
 
@@ -45,7 +46,7 @@ class WorkerModel(BaseModel):
     state: State
     detail: str
     in_fleet: bool | None
-    slots: int
+    slots: int | None
     runs: list[WorkerRunModel]
     images_per_s: float
     name: str | None

@@ -9,6 +9,7 @@ from clip_pipeline.cli import backup_command
 from clip_pipeline.cli.backup_command import make_backup
 from clip_pipeline.cli.restore_command import WORKPLACE, restore_backup
 from clip_pipeline.core.backup import BackupFolder
+from clip_pipeline.core.canary import CanaryVectors, check_reproduced, read_golden, record_golden
 from clip_pipeline.core.errors import ConflictError, IntegrityError, StoreError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.manifest import read_manifest
@@ -31,11 +32,17 @@ def source(home, monkeypatch):
     monkeypatch.setattr("clip_pipeline.cli.verify_command.PAUSE_S", 0.0)
     made = SmallHome(home, ledger_url=Settings().ledger_location)
     ensure_store_id(made.store)
+    record_golden(made.store, made.spec, golden(made))
     made.add_many(3)
     made.add("good.jpg", "bad.jpg", failing=["bad.jpg"], duplicates={"copy.jpg": "good.jpg"})
     made.merge()
     yield made
     made.close()
+
+
+def golden(home):
+    """What the workers of the home have to reproduce."""
+    return CanaryVectors(home.spec.fingerprint, "eight pictures", home.encoder.encode_texts(list("abcdefgh")))
 
 
 @pytest.fixture
@@ -78,6 +85,9 @@ def test_a_restored_home_is_sound_and_finds_the_same(source, folder, restored):
     assert again.answers() == source.answers()
     assert balance(again.ledger) == balance(source.ledger)
     assert store_id(again.store) == store_id(source.store)
+    kept = read_golden(again.store.canary_path(again.spec.key))
+    assert kept is not None
+    assert check_reproduced(kept, golden(source), names=list("abcdefgh")) > 0.9999
     again.add("new.jpg")
     again.merge()
     assert again.faults() == []

@@ -4,6 +4,7 @@ import json
 
 from clip_pipeline.serving.documents import stats_document
 from clip_pipeline_tests.ledger.steps import UNREADABLE
+from clip_pipeline_tests.serving.world import StandInDagster
 
 CONTENTS = {"/photos/red.jpg": "a red thing", "/photos/bad\x07name.jpg": UNREADABLE}
 
@@ -29,6 +30,22 @@ def test_jobs_are_listed_and_one_is_shown_with_what_failed(command, world):
     assert "/photos/bad\\x07name.jpg" in shown.out
     assert json.loads(command("status", job_id, "--json").out)["progress"]["failed_images"] == 1
     assert json.loads(command("status", "--json").out)["recent_jobs"][0]["job_id"] == job_id
+
+
+def test_a_deployment_that_up_did_not_start_is_told_by_its_daemons(command, world, monkeypatch):
+    """It was said not to run: only `up` leaves a file that says otherwise."""
+    assert world.ledger
+    dagster = StandInDagster()
+    monkeypatch.setenv("CLIP_PIPELINE_DAGSTER_URL", f"http://127.0.0.1:{dagster.port}")
+    try:
+        assert f"the stack runs (Dagster UI http://127.0.0.1:{dagster.port})." in " ".join(
+            command("status").out.split()
+        )
+        dagster.daemons["SENSOR"] = 3600.0
+        said = " ".join(command("status").out.split())
+    finally:
+        dagster.close()
+    assert "the stack does not work: no sign of life for 180 s from: SENSOR" in said
 
 
 def test_failed_files_are_listed_with_their_reasons_and_can_be_chosen_by_one(command, world):

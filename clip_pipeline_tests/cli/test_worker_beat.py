@@ -44,7 +44,7 @@ def test_a_pace_keeps_no_more_than_it_needs():
 
 @pytest.fixture
 def seat():
-    return Seat("127.0.0.1", free_port(), "127.0.0.1", "here", "cpu", "", 1)
+    return Seat("127.0.0.1", free_port(), "127.0.0.1", "here", "cpu", "")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from clip_pipeline.cli.worker_plan import Seat, planned_seats, seat_environment,
 from clip_pipeline.core.errors import ConfigurationError
 from clip_pipeline.settings import Settings
 
-FIRST = Seat("gpu01", 4000, "0.0.0.0", "gpu01", device="auto", visible=None, slots=2)
+FIRST = Seat("gpu01", 4000, "0.0.0.0", "gpu01", device="auto", visible=None)
 DEVICES = {"2": "NVIDIA H200", "5": "NVIDIA H200"}
 
 
@@ -68,4 +68,4 @@ def test_runs_find_the_settings_their_device_and_the_mark_of_this_server(tmp_pat
 
 
 def test_a_server_that_listens_everywhere_is_asked_on_this_machine():
-    assert (FIRST.asked_at, Seat("h", 1, "10.0.0.7", "h", "cpu", "", 1).asked_at) == ("127.0.0.1", "10.0.0.7")
+    assert (FIRST.asked_at, Seat("h", 1, "10.0.0.7", "h", "cpu", "").asked_at) == ("127.0.0.1", "10.0.0.7")

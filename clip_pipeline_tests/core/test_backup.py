@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -28,6 +29,13 @@ def backup_of(folder, file, *, name=None):
     made = Backup(name or new_backup_name(), "2025-01-01T00:00:00.000Z", "1", kept, "e", 3, {"x/a.txt": kept})
     folder.record(made)
     return made
+
+
+def test_of_two_backups_within_a_second_the_later_is_the_newest():
+    """It was whichever got the greater random number."""
+    moment = datetime(2025, 11, 14, 14, 30, 25, tzinfo=UTC)
+    names = [new_backup_name(moment + timedelta(milliseconds=n)) for n in range(20)]
+    assert names == sorted(names)
 
 
 def test_a_backup_reads_as_it_was_recorded_and_restores(folder, file, tmp_path):
@@ -72,12 +80,12 @@ def test_no_backup_is_recorded_whose_contents_are_not_there(folder, file):
 
 
 def test_the_newest_is_read_unless_one_is_named(folder, file):
-    first = backup_of(folder, file, name="20250101T000000Z-0000")
-    second = backup_of(folder, file, name="20250102T000000Z-0000")
+    first = backup_of(folder, file, name="20250101T000000.000000Z-0000")
+    second = backup_of(folder, file, name="20250102T000000.000000Z-0000")
     assert folder.read() == second
     assert folder.read(first.name) == first
     with pytest.raises(NotFoundError, match="there are"):
-        folder.read("20250103T000000Z-0000")
+        folder.read("20250103T000000.000000Z-0000")
 
 
 @pytest.mark.parametrize("change", [{"release": 4}, {"files": {}}, {"format": 2}])
@@ -110,12 +118,12 @@ def test_a_damaged_or_missing_content_is_not_restored(folder, file, tmp_path):
 def test_old_backups_go_with_what_only_they_needed(folder, tmp_path):
     for number in range(3):
         (tmp_path / "file").write_text(f"content {number // 2}")
-        backup_of(folder, tmp_path / "file", name=f"2025010{number + 1}T000000Z-0000")
+        backup_of(folder, tmp_path / "file", name=f"2025010{number + 1}T000000.000000Z-0000")
     removed, freed = folder.drop_old(keep=2)
-    assert (removed, freed) == (["20250101T000000Z-0000"], 0)
+    assert (removed, freed) == (["20250101T000000.000000Z-0000"], 0)
     removed, freed = folder.drop_old(keep=1)
-    assert (removed, freed) == (["20250102T000000Z-0000"], len("content 0"))
-    assert folder.names() == ["20250103T000000Z-0000"]
+    assert (removed, freed) == (["20250102T000000.000000Z-0000"], len("content 0"))
+    assert folder.names() == ["20250103T000000.000000Z-0000"]
     folder.restore(folder.read().ledger, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "content 1"
 

@@ -33,6 +33,7 @@ from clip_pipeline.index.search import ReleaseReader
 from clip_pipeline.ledger.database import Ledger
 from clip_pipeline.settings import Settings
 from clip_pipeline_tests.fakes import HashEncoder
+from clip_pipeline_tests.ledgers import with_tables
 
 
 class HashEncoderResource(EncoderResource):
@@ -122,4 +123,5 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeli
         made.folder.mkdir()
         monkeypatch.setenv("CLIP_PIPELINE_HOME", str(made.home))
         monkeypatch.setenv("CLIP_PIPELINE_WATCH", str(made.folder))
+        with_tables(made.settings.ledger_location)
         yield made

@@ -1,18 +1,22 @@
 """Promises of `Ledger` that hold on each database: one state for a reader, one writer, migrations by many at once."""
 
 import multiprocessing
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
-from clip_pipeline.core.errors import ConfigurationError, LedgerBusyError, StoreError
+from clip_pipeline.core.errors import ConfigurationError, LedgerBusyError, NotFoundError, QueryError, StoreError
 from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.database import Ledger, open_ledger, utc_now
+from clip_pipeline.ledger.folder_progress import folder_progress
 from clip_pipeline.ledger.lookup import failed_files, known_files_below
 from clip_pipeline.ledger.registration import FileFacts, Submission, register_files
 from clip_pipeline.ledger.schema import files, jobs
+from clip_pipeline.ledger.whereabouts import remove_paths, whereabouts
 from clip_pipeline_tests.ledger.steps import finish, plan, register
 
 ODD = [
@@ -63,6 +67,44 @@ def test_an_error_in_the_middle_of_a_registration_is_the_one_that_is_told_and_le
 def test_paths_of_any_characters_come_back_as_they_went_in(ledger: Ledger):
     register(ledger, *ODD)
     assert sorted(known.path for known in known_files_below(ledger, "/")) == sorted(ODD)
+
+
+def test_paths_of_any_length_are_registered_found_and_sorted_like_every_other(ledger: Ledger):
+    """On PostgreSQL one of more than 2,704 bytes had the registration of all beside it refused."""
+    rng = random.Random(7)
+    folder = "/deep/" + "/".join(rng.randbytes(120).hex() for _ in range(15))
+    escaped = "".join(chr(0x10FF80 + rng.randrange(0x80)) for _ in range(4_000))
+    long = [f"{folder}/{name}" for name in ("b", "B", "a\\x41", "a\\101", "aA", "b/c", rng.randbytes(100).hex())]
+    paths = [*long, folder, folder[:500], folder[:501], f"/{escaped}", "/deep", "/short"]
+    assert register(ledger, *paths).new_images_count == len(paths)
+    assert register(ledger, *paths).already_indexed_count == len(paths)
+    assert [known.path for known in known_files_below(ledger, "/")] == sorted(paths, key=str.encode)
+    assert [known.path for known in known_files_below(ledger, folder)] == sorted(long, key=str.encode)
+    after = sorted(long, key=str.encode)[2]
+    assert [known.path for known in known_files_below(ledger, folder, after=after)] == sorted(long, key=str.encode)[3:]
+    assert folder_progress(ledger, folder).registered == len(long)
+    assert {whereabouts(ledger, path).path for path in paths} == set(paths)
+    assert remove_paths(ledger, [*long, f"{folder}/none"]) == (len(long), [f"{folder}/none"])
+    finish(ledger, {})
+    assert balance(ledger).files == balance(ledger).files | {"deleted": len(long), "failed": len(paths) - len(long)}
+
+
+@pytest.mark.parametrize("path", ["/a", "/" + "b" * 3_000])
+def test_no_two_files_have_the_same_path_however_long(ledger: Ledger, path: str):
+    register(ledger, path)
+    again = text(
+        "INSERT INTO files (path, size_bytes, mtime_ns, job_id, state, updated_at) "
+        "SELECT path, size_bytes, mtime_ns, job_id, state, updated_at FROM files"
+    )
+    with pytest.raises(IntegrityError, match=r"(?i)unique"), ledger.write() as connection:
+        connection.execute(again)
+
+
+def test_a_text_with_a_nul_is_nowhere_to_be_found(ledger: Ledger):
+    """On PostgreSQL it was an error of the code, which a client that asked for one saw as 500."""
+    with pytest.raises((NotFoundError, QueryError)):
+        whereabouts(ledger, "/a\0b")
+    assert register(ledger, "/a").new_images_count == 1
 
 
 def test_paths_are_sorted_by_their_bytes_whatever_the_language_of_the_database(ledger: Ledger):

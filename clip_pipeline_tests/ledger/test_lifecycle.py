@@ -203,6 +203,11 @@ def test_a_scan_registers_and_deletes_in_one_transaction(ledger: Ledger):
     assert register_scan(ledger, [], gone=[], submission=Submission("watch")) is None
 
 
+def _is_on_every_database(_object: object, name: str | None, *_: object) -> bool:
+    """All but the unique index of `path`, which each database has of a kind of its own."""
+    return name != "uq_files_path"
+
+
 @pytest.mark.parametrize("kind", ["schema", "reopen"])
 def test_the_migrations_build_the_declared_schema(ledger_url: str, kind: str):
     opened = open_ledger(ledger_url)
@@ -210,5 +215,6 @@ def test_the_migrations_build_the_declared_schema(ledger_url: str, kind: str):
         opened.close()
         opened = open_ledger(ledger_url)
     with opened.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_object": _is_on_every_database})
+        assert compare_metadata(context, metadata) == []
     opened.close()

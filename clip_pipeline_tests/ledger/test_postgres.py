@@ -11,14 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from clip_pipeline.core.errors import StoreError
 from clip_pipeline.ledger.balance import balance
 from clip_pipeline.ledger.database import Ledger, open_ledger
+from clip_pipeline.ledger.filters import ImageFilter, images_that_fit
+from clip_pipeline.ledger.folder_progress import first_indexed_file
 from clip_pipeline.ledger.jobs import recent_jobs
+from clip_pipeline.ledger.lookup import image_id_of_path, known_files_below
 from clip_pipeline.ledger.registration import Submission, register_files
 from clip_pipeline.ledger.schema import jobs
+from clip_pipeline.ledger.whereabouts import remove_paths, whereabouts
 from clip_pipeline_tests.ledger.steps import facts, register
 from clip_pipeline_tests.postgres import PostgresServer, postgres_server
 
@@ -176,6 +180,53 @@ def test_a_reader_cannot_write(fresh):
     with pytest.raises(StoreError, match="read-only"), ledger.read() as connection:
         connection.execute(text("DELETE FROM jobs"))
     ledger.close()
+
+
+def test_files_are_found_by_the_index_of_their_paths(fresh):
+    """It is on an expression: a query that does not say the same in its own words would read all files."""
+    ledger, plans = open_ledger(fresh), {}
+
+    @event.listens_for(ledger.engine, "before_cursor_execute")
+    def explain(connection, _cursor, statement, parameters, _context, _many):
+        if "files.path" in statement and statement.startswith(("SELECT", "UPDATE")):
+            with connection.connection.cursor() as asking:
+                asking.execute("SET LOCAL enable_seqscan = off")
+                asking.execute(f"EXPLAIN {statement}", parameters)
+                plans[statement] = "\n".join(row[0] for row in asking.fetchall())
+
+    register(ledger, "/a/b", "/a/c")
+    assert [known.path for known in known_files_below(ledger, "/a", after="/a/b")] == ["/a/c"]
+    assert first_indexed_file(ledger, "/a") is None
+    assert image_id_of_path(ledger, "/a/b") is None
+    assert list(images_that_fit(ledger, ImageFilter(path_prefix="/a"))) == []
+    assert whereabouts(ledger, "/a/b").state == "registered"
+    assert remove_paths(ledger, ["/a/b"]) == (1, [])
+    ledger.close()
+    assert len(plans) > 6
+    assert not {s: p for s, p in plans.items() if "uq_files_path" not in p}
+
+
+def test_whether_a_job_waits_is_known_without_reading_the_files_of_others(fresh):
+    """To find one waiting file of each open job, PostgreSQL read all files from the first."""
+    ledger, plans = open_ledger(fresh), []
+    for number in range(20):
+        register(ledger, *(f"/{number}/{file}" for file in range(200)))
+    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+
+    @event.listens_for(ledger.engine, "before_cursor_execute")
+    def explain(connection, _cursor, statement, parameters, _context, _many):
+        if statement.startswith("SELECT jobs.job_id") and "job_files" in statement:
+            with connection.connection.cursor() as asking:
+                asking.execute(f"EXPLAIN {statement}", parameters)
+                plans.append("\n".join(row[0] for row in asking.fetchall()))
+
+    register(ledger, "/another")
+    ledger.close()
+    (plan,) = plans
+    assert "Scan using pk_job_files on job_files" in plan
+    assert "Scan using ix_files_job on files" in plan
+    assert "Seq Scan on files" not in plan
 
 
 def test_a_server_that_refuses_is_told_without_the_password(fresh):

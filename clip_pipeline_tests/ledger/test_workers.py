@@ -28,7 +28,7 @@ from clip_pipeline.ledger.workers import (
 from clip_pipeline_tests.ledger.steps import plan, register
 
 CARD = WorkerCard(
-    "gpu01", 4000, "first", "cuda:0, NVIDIA H200", 1, "gpu01.local", 77, "builtin", "f" * 64, "0.1.0", "1.13.27"
+    "gpu01", 4000, "first", "cuda:0, NVIDIA H200", "gpu01.local", 77, "builtin", "f" * 64, "0.1.0", "1.13.27"
 )
 
 

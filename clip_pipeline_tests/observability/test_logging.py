@@ -106,6 +106,21 @@ def test_a_process_in_json_mode_writes_nothing_but_json_whoever_speaks():
     assert [d["exception"][0]["exc_type"] for d in documents[2:]] == ["ZeroDivisionError", "SystemError"]
 
 
+def test_lines_go_to_what_is_standard_error_by_then():
+    """They went to what it was at first: where that was captured, and closed since, each line was an error itself."""
+    said = process_of(
+        """
+        import io, sys
+        ours, sys.stderr = sys.stderr, io.StringIO()
+        log_to_stderr("json")
+        sys.stderr.close()
+        sys.stderr = ours
+        logging.info("well")
+        """
+    )
+    assert json.loads(said)["event"] == "well"
+
+
 def test_a_process_for_people_shows_an_ordinary_trace():
     said = process_of('log_to_stderr("console")\ntry: 1 / 0\nexcept Exception: logging.exception("broken")')
     assert "Traceback (most recent call last):" in said

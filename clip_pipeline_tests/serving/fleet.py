@@ -12,7 +12,7 @@ from clip_pipeline.ledger.workers import (
 )
 
 CARD = WorkerCard(
-    "gpu01", 4000, "gpu01", "cuda:0, NVIDIA H200", 1, "gpu01", 77, "clip-ViT-L-14", "f" * 64, "0.1.0", "1.13.27"
+    "gpu01", 4000, "gpu01", "cuda:0, NVIDIA H200", "gpu01", 77, "clip-ViT-L-14", "f" * 64, "0.1.0", "1.13.27"
 )
 RUN_ID = "5f0c2c1e-8f0e-4b6a-9a57-0d8f5b2f3a11"
 LONG_AGO = "2026-01-31T23:59:01.123Z"

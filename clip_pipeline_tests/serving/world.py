@@ -25,6 +25,7 @@ from clip_pipeline.settings import Settings
 from clip_pipeline_tests.fakes import HashEncoder
 from clip_pipeline_tests.index.sealing import PROVENANCE, seal_batch
 from clip_pipeline_tests.ledger import steps
+from clip_pipeline_tests.ledgers import with_tables
 
 
 def settings_of(home, **settings):
@@ -38,7 +39,7 @@ class World:
     def __init__(self, home, **settings):
         self.settings = settings_of(home, **settings)
         self.store = self.settings.store
-        self.ledger = open_ledger(self.settings.ledger_location)
+        self.ledger = open_ledger(with_tables(self.settings.ledger_location))
         self.encoder = HashEncoder()
         self.spec = self.encoder.spec
 

@@ -16,5 +16,6 @@ def workers(request: Request, services: OpenServices) -> Response:
     document = workers_document(services.ledger, services.orchestrator, services.settings.fleet_path)
     alive = [worker for worker in document["workers"] if worker["state"] in ALIVE]
     in_use = sum(len(worker["runs"]) for worker in alive)
-    context = {"page": document, "alive": alive, "in_use": in_use, "slots": sum(worker["slots"] for worker in alive)}
+    slots = sum(worker["slots"] or 0 for worker in alive)
+    context = {"page": document, "alive": alive, "in_use": in_use, "slots": slots}
     return render(request, "workers.html", context)

@@ -6,7 +6,8 @@ a resource.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -77,6 +78,13 @@ def log_for_run(run: dg.DagsterRun | None) -> None:
     if run is not None:
         # Not `bound_contextvars`: Dagster may end a run in another context than the one it began it in.
         structlog.contextvars.bind_contextvars(**run_ids(run.run_id, run.tags))
+
+
+@contextmanager
+def log_for_batch(partition_key: str) -> Generator[None, None, None]:
+    """What is logged meanwhile is about this batch: a run of several has no tag that says which it works on."""
+    with structlog.contextvars.bound_contextvars(batch=partition_key):
+        yield
 
 
 def forget_run(run: dg.DagsterRun | None) -> None:

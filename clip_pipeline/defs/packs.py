@@ -13,6 +13,9 @@ from clip_pipeline.defs.work import Work
 
 RUNS_OF_A_SLOT = 2
 
+PACK_S = 300.0
+"""A pack that works for longer holds up what is more urgent; a much shorter one pays for its start too often."""
+
 MOST_JOBS = 100
 """Every job of a pack is a tag on its run."""
 
@@ -24,6 +27,14 @@ class WaitingBatch:
     work: Work
     position: int
     images: int
+
+
+def most_images_of_a_pack(batch_size: int, *, images_per_s: float) -> int:
+    """One full batch, or as many images as a worker of that rate embeds in `PACK_S`, whichever is more.
+
+    A GPU may be done with a full batch in half the time that its run took to start.
+    """
+    return max(batch_size, int(images_per_s * PACK_S))
 
 
 def divide_into_packs(waiting: Sequence[WaitingBatch], *, slots: int, most_images: int) -> list[list[Work]]:

@@ -49,8 +49,9 @@ class EncoderResource(dg.ConfigurableResource[None]):
         from clip_pipeline.embedding.registry import ensure_pinned  # noqa: PLC0415
 
         pinned = ensure_pinned(
-            settings.store, settings.encoder, device=settings.device, cache_dir=settings.home_path / "cache"
-        )
+            settings.store, settings.encoder, device=settings.device, backend=settings.backend,
+            cache_dir=settings.home_path / "cache",
+        )  # fmt: skip
         return pinned.encoder
 
 

@@ -46,6 +46,13 @@ def test_an_announced_retry_is_waited_for_but_not_for_ever():
     assert decide(past, now=RETRY_PATIENCE_S + 1).verdict is Verdict.REQUEST
 
 
+@pytest.mark.parametrize("awaits_retry", [False, True])
+def test_an_end_an_hour_from_now_by_the_clock_of_a_worker_holds_nothing_up(awaits_retry: bool):
+    """The work of a run that failed while its worker's clock was ahead stood still until the others' got there."""
+    past = [PastRun("r", False, False, 3600.0, awaits_retry=awaits_retry)]
+    assert decide(past, now=0.0).verdict is Verdict.REQUEST
+
+
 def test_pauses_grow():
     pauses = [FIRST_PAUSE_S * PAUSE_FACTOR**n for n in range(MAX_ATTEMPTS - 1)]
     for attempts, pause in enumerate(pauses, start=1):

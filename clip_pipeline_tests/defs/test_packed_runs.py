@@ -1,5 +1,7 @@
 """Runs that several batches share: made by the sensor, worked on batch by batch, and what is left of one that dies."""
 
+import json
+import logging
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +14,7 @@ from clip_pipeline.core.errors import ConflictError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.defs import attempts
 from clip_pipeline.defs.assets import embeddings
+from clip_pipeline.defs.logs import LoggerOfRun
 from clip_pipeline.defs.sensors.sealed_manifests import sealed_manifests
 from clip_pipeline.defs.sensors.submissions import submissions
 from clip_pipeline.defs.work import JOB_TAG_PREFIX, WORK_TAG
@@ -73,6 +76,37 @@ def test_neighbours_share_one_run_that_serves_all_their_jobs(pipeline: Pipeline)
     assert embedded(pipeline) == keys(1, 2, 3)
     assert batches_to_embed(pipeline.ledger, most=100) == []
     assert requested(pipeline) == []
+
+
+def test_full_batches_share_a_run_once_it_is_known_how_fast_they_are(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    """Each had a run of its own, which on a GPU takes longer to start than to embed a full batch."""
+    sealed_batches(pipeline, 3)
+    monkeypatch.setenv("CLIP_PIPELINE_BATCH_SIZE", "2")
+    first, second = requested(pipeline)
+    assert (first.partition_key, second.partition_key) == tuple(keys(1, 2))
+    assert pipeline.run("embed_images", first).success
+    (together,) = requested(pipeline)
+    assert pipeline.run("embed_images", together).success
+    assert embedded(pipeline) == keys(1, 2, 3)
+
+
+def test_what_a_run_of_several_batches_logs_about_one_names_it(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Its lines named no batch: the run as a whole has none."""
+    sealed_batches(pipeline, 2)
+    (request,) = requested(pipeline)
+    monkeypatch.setenv("CLIP_PIPELINE_LOG_FORMAT", "json")
+    monkeypatch.setattr(logging, "_loggerClass", LoggerOfRun)
+    capsys.readouterr()
+    assert pipeline.run("embed_images", request).success
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    batches = {(line["dagster_event"], line.get("batch")) for line in lines if "dagster_event" in line}
+    about = {"ASSET_OBSERVATION", "ASSET_MATERIALIZATION"}
+    assert {found for found in batches if found[0] in about} == {(event, key) for event in about for key in keys(1, 2)}
+    assert {found for found in batches if found[0].startswith("RUN_")} == {("RUN_START", None), ("RUN_SUCCESS", None)}
 
 
 def test_a_batch_that_is_under_way_in_a_shared_run_is_not_requested_again(pipeline: Pipeline):

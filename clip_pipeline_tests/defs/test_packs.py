@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from clip_pipeline.defs.packs import MOST_JOBS, WaitingBatch, divide_into_packs, due_packs
+from clip_pipeline.defs.packs import MOST_JOBS, WaitingBatch, divide_into_packs, due_packs, most_images_of_a_pack
 from clip_pipeline.defs.partitions import MAX_BATCHES_PER_RUN
 from clip_pipeline.defs.work import Work
 
@@ -37,6 +37,13 @@ def test_batches_are_packed_up_to_a_limit_and_spread_over_the_slots(
     images: list[int], slots: int, expected: list[list[int]]
 ):
     assert packs([batch(n, count) for n, count in enumerate(images)], slots=slots) == expected
+
+
+@pytest.mark.parametrize(
+    ("images_per_s", "expected"), [(0.0, 10_000), (10.0, 10_000), (50.0, 15_000), (2_000.0, 600_000)]
+)
+def test_a_pack_has_a_full_batch_or_five_minutes_of_work(images_per_s: float, expected: int):
+    assert most_images_of_a_pack(10_000, images_per_s=images_per_s) == expected
 
 
 def test_batches_that_are_no_neighbours_never_share_a_run():

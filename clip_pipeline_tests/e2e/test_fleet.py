@@ -84,8 +84,12 @@ def test_workers_come_and_go_by_editing_one_file_while_everything_runs(fleet: Fl
 @pytest.mark.timeout(1800)
 def test_small_jobs_that_waited_together_share_runs_on_both_workers(fleet: Fleet):
     fleet.write_file([])
-    jobs = [fleet.submit(photos(fleet, 30, seed=seed)) for seed in range(8)]
-    fleet.stack.wait(lambda: len(batches_to_embed(fleet.stack.ledger, most=100)) == 8, "all are inspected", 400)
+    jobs: list[str] = []
+    for number in range(8):  # each alone: small jobs that wait together share a batch, and this is about runs
+        jobs.append(fleet.submit(photos(fleet, 30, seed=number)))
+        fleet.stack.wait(
+            lambda: len(batches_to_embed(fleet.stack.ledger, most=100)) == len(jobs), "one is inspected", 200
+        )
     fleet.write_file(fleet.addresses)
     for job_id in jobs:
         fleet.wait_complete(job_id)

@@ -1,16 +1,20 @@
 """Asset `image_embeddings`: the sealed vectors of a batch, made on a GPU worker's code location."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 
 from clip_pipeline.core.embeddings import Seal, read_seal
 from clip_pipeline.core.encoder import Encoder, EncoderSpec
 from clip_pipeline.core.errors import ConflictError, StoreError
 from clip_pipeline.core.keys import BatchKey
 from clip_pipeline.core.manifest import Manifest, read_manifest
+from clip_pipeline.core.pinning import pinned_encoder
 from clip_pipeline.core.store import Store
+from clip_pipeline.defs.logs import log_for_batch
 from clip_pipeline.defs.metadata import describe_quarantine, png_image
 from clip_pipeline.defs.partitions import batch_asset, partitions_to_make
 from clip_pipeline.defs.priority import give_way
@@ -25,6 +29,7 @@ from clip_pipeline.ledger.embedding_results import (
     record_progress,
 )
 from clip_pipeline.ledger.planning import manifest_digest
+from clip_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from clip_pipeline.embedding.loop import EmbeddingResult
@@ -48,35 +53,60 @@ def image_embeddings(
     context: dg.AssetExecutionContext, pipeline: PipelineResource, encoder: EncoderResource
 ) -> Iterator[dg.AssetCheckResult]:
     """Unit-length CLIP embeddings of a batch's images, float16 [n, d], and the quarantine of those that have none."""
+    give_way()
+    unaccounted = 0
+    with _encoder_and_ring(pipeline.settings(), encoder) as (loaded, ring):
+        for partition_key in partitions_to_make(context, pipeline.ledger()):
+            with log_for_batch(partition_key):
+                unaccounted += _make(context, pipeline, loaded, ring, batch=BatchKey.parse(partition_key))
+    yield dg.AssetCheckResult(
+        check_name=ALL_ACCOUNTED, passed=unaccounted == 0, metadata={"unaccounted_images": unaccounted}
+    )
+
+
+@contextmanager
+def _encoder_and_ring(
+    settings: Settings, resource: EncoderResource
+) -> Generator[tuple[Encoder, "PixelRing"], None, None]:
+    """The encoder with its weights loaded, and decode workers: they import torch meanwhile, in a process of theirs."""
     from clip_pipeline.embedding.ring import PixelRing  # noqa: PLC0415  (torch)
 
-    give_way()
-    settings = pipeline.settings()
-    loaded = encoder.load(settings)
-    unaccounted = 0
+    # The first run of all chooses the encoder, and with it what pixels there are to be.
+    spec = pinned_encoder(settings.store) or resource.load(settings).spec
     with PixelRing(
-        loaded.spec.preprocessing,
+        spec.preprocessing,
         limits=settings.image_limits,
         forward_batch=settings.forward_batch,
         decode_workers=settings.decode_workers,
     ) as ring:
-        for partition_key in partitions_to_make(context, pipeline.ledger()):
-            batch = BatchKey.parse(partition_key)
-            if len(context.partition_keys) > 1 and _needs_nothing(context, pipeline, batch, loaded.spec):
-                continue
-            manifest, result = _embed(context, pipeline, loaded, ring, batch=batch)
-            unaccounted += len(manifest.rows) - result.embedded - len(result.quarantined)
-            context.log_event(
-                dg.AssetMaterialization(
-                    KEY,
-                    partition=partition_key,
-                    metadata=describe_embeddings(result, loaded.spec, manifest=manifest, ring=ring),
-                    tags={"dagster/data_version": result.seal.digest[:32]},
-                )
-            )
-    yield dg.AssetCheckResult(
-        check_name=ALL_ACCOUNTED, passed=unaccounted == 0, metadata={"unaccounted_images": unaccounted}
+        encoder = resource.load(settings)
+        size = spec.preprocessing
+        with suppress(MemoryError):  # a forward pass of a batch meets it too, and says what to do
+            encoder.encode_images(np.zeros((1, 3, size.height, size.width), np.uint8))
+        yield encoder, ring
+
+
+def _make(
+    context: dg.AssetExecutionContext,
+    pipeline: PipelineResource,
+    encoder: Encoder,
+    ring: "PixelRing",
+    *,
+    batch: BatchKey,
+) -> int:
+    """How many images of a batch are neither embedded nor quarantined, now that it is done: none should be."""
+    if len(context.partition_keys) > 1 and _needs_nothing(context, pipeline, batch, encoder.spec):
+        return 0
+    manifest, result = _embed(context, pipeline, encoder, ring, batch=batch)
+    context.log_event(
+        dg.AssetMaterialization(
+            KEY,
+            partition=str(batch),
+            metadata=describe_embeddings(result, encoder.spec, manifest=manifest, ring=ring),
+            tags={"dagster/data_version": result.seal.digest[:32]},
+        )
     )
+    return len(manifest.rows) - result.embedded - len(result.quarantined)
 
 
 def _embed(

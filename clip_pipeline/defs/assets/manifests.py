@@ -6,6 +6,7 @@ import dagster as dg
 
 from clip_pipeline.core.isolation import available_cores
 from clip_pipeline.core.keys import BatchKey
+from clip_pipeline.defs.logs import log_for_batch
 from clip_pipeline.defs.metadata import describe_manifest
 from clip_pipeline.defs.partitions import batch_asset, partitions_to_make
 from clip_pipeline.defs.priority import give_way
@@ -29,16 +30,21 @@ def image_manifest(context: dg.AssetExecutionContext, pipeline: PipelineResource
     """
     give_way()
     for partition_key in partitions_to_make(context, pipeline.ledger()):
-        sealed = _seal(context, pipeline, BatchKey.parse(partition_key))
-        context.log_event(
-            dg.AssetMaterialization(
-                KEY,
-                partition=partition_key,
-                metadata=describe_manifest(sealed),
-                tags={"dagster/data_version": sealed.manifest.digest[:32]},
-            )
-        )
+        with log_for_batch(partition_key):
+            _make(context, pipeline, BatchKey.parse(partition_key))
     yield from ()
+
+
+def _make(context: dg.AssetExecutionContext, pipeline: PipelineResource, batch: BatchKey) -> None:
+    sealed = _seal(context, pipeline, batch)
+    context.log_event(
+        dg.AssetMaterialization(
+            KEY,
+            partition=str(batch),
+            metadata=describe_manifest(sealed),
+            tags={"dagster/data_version": sealed.manifest.digest[:32]},
+        )
+    )
 
 
 def _seal(context: dg.AssetExecutionContext, pipeline: PipelineResource, batch: BatchKey) -> SealedManifest:

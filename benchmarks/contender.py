@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from clip_pipeline.core.limits import ImageLimits
 from clip_pipeline.core.manifest import Manifest, ManifestRow, write_manifest
 from clip_pipeline.core.paths import path_to_text
 from clip_pipeline.core.store import Store
+from clip_pipeline.embedding.openvino_tower import Backend
 
 BATCH = 32
 WARM_UP = 2 * BATCH
@@ -47,6 +48,7 @@ class Place:
     model: Path
     scratch: Path
     decode_workers: int
+    backend: Backend
 
 
 class Contender(Protocol):
@@ -65,31 +67,73 @@ class Ours:
         from clip_pipeline.embedding.ring import PixelRing  # noqa: PLC0415
 
         self._limits = ImageLimits()
-        self._store = Store(place.scratch)
-        self._encoder = load_encoder(str(place.model), cache_dir=place.scratch)
-        self._ring = PixelRing(
-            self._encoder.spec.preprocessing, limits=self._limits, forward_batch=BATCH,
+        self.store = Store(place.scratch)
+        self.encoder = load_encoder(str(place.model), backend=place.backend, cache_dir=place.scratch)
+        self.ring = PixelRing(
+            self.encoder.spec.preprocessing, limits=self._limits, forward_batch=BATCH,
             decode_workers=place.decode_workers,
         )  # fmt: skip
-        self._ring.__enter__()
+        self.ring.__enter__()
 
     def embed(self, paths: Sequence[Path]) -> Timed:
         """As `Contender.embed`; `manifest_s` is what listing and hashing took before, not part of `seconds`."""
         from clip_pipeline.embedding.loop import embed_batch  # noqa: PLC0415
 
         began = time.perf_counter()
-        manifest = manifest_of(self._store, paths, limits=self._limits)
+        manifest = manifest_of(self.store, paths, limits=self._limits)
         sealed = time.perf_counter()
         result = embed_batch(
-            self._store, self._encoder, manifest, limits=self._limits, run_id="benchmark", ring=self._ring
+            self.store, self.encoder, manifest, limits=self._limits, run_id="benchmark", ring=self.ring
         )
         ended = time.perf_counter()
-        stored = read_embeddings(self._store, self._encoder.spec.key, manifest.batch)
+        stored = read_embeddings(self.store, self.encoder.spec.key, manifest.batch)
         extra = {
             "manifest_s": sealed - began, "decode_wait_s": result.decode_wait_s, "forward_s": result.forward_s,
             "quarantined": float(len(result.quarantined)),
         }  # fmt: skip
         return Timed(ended - sealed, stored.vectors, extra)
+
+
+class DecodeOnly:
+    """What `Ours` does before the forward passes, and nothing else: files read, checked, decoded into the ring."""
+
+    def __init__(self, place: Place) -> None:
+        self._ours = Ours(place)
+
+    def embed(self, paths: Sequence[Path]) -> Timed:
+        """As `Contender.embed`, without vectors."""
+        ring, manifest = self._ours.ring, manifest_of(self._ours.store, paths, limits=ImageLimits())
+        began = time.perf_counter()
+        slots = [(group, slot) for group in range(ring.groups) for slot in range(ring.forward_batch)]
+        waiting = list(manifest.rows)
+        for (group, slot), row in zip(slots, waiting, strict=False):
+            ring.submit(group, slot, row)
+        del waiting[: len(slots)]
+        done = 0
+        while done < len(paths):
+            for filled in ring.collect():
+                done += 1
+                if waiting:
+                    ring.submit(filled.group, filled.slot, waiting.pop())
+        return Timed(time.perf_counter() - began, np.empty((done, 0), np.float32), {})
+
+
+class ForwardOnly:
+    """The forward passes of `Ours` alone, on pixels that are there already."""
+
+    def __init__(self, place: Place) -> None:
+        self._encoder = Ours(place).encoder
+        how = self._encoder.spec.preprocessing
+        self._pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, how.height, how.width), np.uint8)
+
+    def embed(self, paths: Sequence[Path]) -> Timed:
+        """As `Contender.embed`, of as many pictures as there are paths."""
+        began = time.perf_counter()
+        parts = [
+            self._encoder.encode_images(self._pixels[: len(paths[start : start + BATCH])])
+            for start in range(0, len(paths), BATCH)
+        ]
+        return Timed(time.perf_counter() - began, np.concatenate(parts), {})
 
 
 class TransformersLoop:
@@ -156,6 +200,8 @@ class _Pictures:
 
 MAKERS: dict[str, Callable[[Place], Contender]] = {
     "clip_pipeline": Ours,
+    "decode-only": DecodeOnly,
+    "forward-only": ForwardOnly,
     "transformers": TransformersLoop,
     "open_clip-0": lambda place: OpenClipLoader(place, workers=0),
     "open_clip-2": lambda place: OpenClipLoader(place, workers=2),
@@ -187,10 +233,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--decode-workers", type=int, default=0)
+    parser.add_argument("--backend", choices=get_args(Backend), default="auto")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     paths = sorted(arguments.photographs.glob("*.jpg"))[: arguments.count]
-    contender = MAKERS[arguments.name](Place(arguments.model, arguments.scratch, arguments.decode_workers))
+    place = Place(arguments.model, arguments.scratch, arguments.decode_workers, arguments.backend)
+    contender = MAKERS[arguments.name](place)
     contender.embed(paths[:WARM_UP])
     _answer({"torch_threads": torch.get_num_threads()})
     for _ in sys.stdin:

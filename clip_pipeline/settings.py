@@ -30,6 +30,10 @@ class Settings(BaseSettings):
         default="auto", description="auto, builtin, a Hugging Face model id or a local model directory"
     )
     device: str = Field(default="auto", description="auto (CUDA where there is one, else CPU), cpu, cuda or cuda:N")
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        default="auto",
+        description="what computes on a CPU: auto (OpenVINO where it is installed, else torch), torch or openvino",
+    )
     forward_batch: int = Field(default=32, ge=1, description="images of one forward pass; halved when memory runs out")
     decode_workers: int = Field(default=0, ge=0, description="processes that decode images; 0: one for each core")
     batch_size: int = Field(default=10_000, ge=1, description="images of one batch, that is of one Dagster partition")

@@ -18,8 +18,9 @@ def init(*, encoder: str | None, as_json: bool) -> None:
     is_first = pinned_encoder(settings.store) is None
     with error_console().status("Deciding on the encoder and loading it") if not as_json else error_console():
         pinned = ensure_pinned(
-            settings.store, settings.encoder, device=settings.device, cache_dir=settings.home_path / "cache"
-        )
+            settings.store, settings.encoder, device=settings.device, backend=settings.backend,
+            cache_dir=settings.home_path / "cache",
+        )  # fmt: skip
     spec = pinned.encoder.spec
     if as_json:
         print_json(_document(settings, spec, pinned.reason))

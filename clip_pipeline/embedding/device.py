@@ -47,11 +47,6 @@ def resolve_device(setting: str) -> torch.device:
     return device
 
 
-def default_dtype(device: torch.device) -> str:
-    """The dtype of a Hugging Face image tower where none is pinned: bfloat16 on CUDA, float32 on CPU."""
-    return "bfloat16" if device.type == "cuda" else "float32"
-
-
 def configure_torch_threads(threads: int) -> None:
     """Threads of one forward pass on the CPU, for the whole process; for loops that decode on the other cores."""
     torch.set_num_threads(threads)

@@ -28,6 +28,15 @@ from clip_pipeline.core.errors import EncoderUnavailableError
 from clip_pipeline.embedding.device import memory_errors, normalised, on_all_cores
 from clip_pipeline.embedding.hub import weight_files
 from clip_pipeline.embedding.once import Once
+from clip_pipeline.embedding.openvino_tower import (
+    Backend,
+    Conversion,
+    ConvertedTower,
+    Traced,
+    chosen_backend,
+    open_tower,
+)
+from clip_pipeline.embedding.traced import traced_images, traced_texts
 from clip_pipeline.embedding.weights import digest_of_files
 
 _TEXTS_PER_PASS = 64
@@ -62,13 +71,27 @@ FAMILIES = {
 class HuggingFaceEncoder:
     """Implements `core.encoder.Encoder`. Each tower loads at first use, without the other's weights.
 
-    The image tower computes in `spec.dtype`, which was chosen when the store was pinned, on any device: a CPU worker
-    of a store pinned on CUDA runs bfloat16 too. The text tower is float32 everywhere: queries are few, and a service
-    without a GPU answers them.
+    The image tower computes in `spec.dtype`, which was chosen when the store was pinned, on any device and backend: a
+    CPU worker of a store pinned on CUDA runs bfloat16 too. The text tower is float32 everywhere: queries are few, and
+    a service without a GPU answers them.
     """
 
-    def __init__(self, folder: Path, spec: EncoderSpec, *, device: torch.device) -> None:
-        """`spec` is `huggingface_spec`'s for this folder, or the pinned one with the same fingerprint."""
+    def __init__(
+        self,
+        folder: Path,
+        spec: EncoderSpec,
+        *,
+        device: torch.device,
+        backend: Backend = "torch",
+        cache_dir: Path | None = None,
+    ) -> None:
+        """`spec` is `huggingface_spec`'s for this folder, or the pinned one with the same fingerprint.
+
+        backend: what computes on a CPU. cache_dir: where converted towers are kept.
+
+        Raises:
+            ConfigurationError: OpenVINO was asked for and cannot compute here.
+        """
         self._spec = spec
         self._device = device
         self._config = _read_config(folder)
@@ -77,6 +100,14 @@ class HuggingFaceEncoder:
         self._text = Once(partial(_load_text, folder, self._config, device))
         self._tokenizer = Once(partial(_load_tokenizer, folder))
         self._logit_scale = Once(partial(_read_logit_scale, folder))
+        self._backend: Backend = backend
+        self._cache_dir = cache_dir
+        self._folder = folder
+        with_openvino = [
+            chosen_backend(backend, device, dtype=dtype) == "openvino" for dtype in (spec.dtype, "float32")
+        ]
+        self._converted_vision = Once(self._convert_vision if with_openvino[0] else _nothing)
+        self._converted_text = Once(self._convert_text if with_openvino[1] else _nothing)
 
     @property
     def spec(self) -> EncoderSpec:
@@ -103,6 +134,9 @@ class HuggingFaceEncoder:
         """
         if not len(pixels):
             return np.empty((0, self._spec.dim), np.float32)
+        converted = self._converted_vision()
+        if converted is not None:
+            return _unit_length(torch.from_numpy(converted(pixels=pixels)))
         self._vision()  # loaded here, with all of torch's threads
         return on_all_cores(self._forward, pixels) if self._device.type == "cpu" else self._forward(pixels)
 
@@ -126,15 +160,42 @@ class HuggingFaceEncoder:
         return vectors
 
     def _encode_pass(self, texts: list[str]) -> EmbeddingMatrix:
-        tower, tokenizer = self._text(), self._tokenizer()
-        tokens = tokenizer(
+        tokens = self._tokens(texts)
+        converted = self._converted_text()
+        if converted is not None:
+            return _unit_length(torch.from_numpy(converted(**{name: ids.numpy() for name, ids in tokens.items()})))
+        tower = self._text()
+        with memory_errors(), torch.inference_mode():
+            output = tower(**{name: ids.to(self._device) for name, ids in tokens.items()})
+            return _unit_length(getattr(output, self._family.text_output))
+
+    def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
+        """The text tower's inputs, int64 [q, tokens]: SigLIP's tokenizer leaves out the mask, as in its training."""
+        tokens = self._tokenizer()(
             texts, padding=self._family.padding, truncation=True, return_tensors="pt",
             max_length=self._config.text_config.max_position_embeddings,
         )  # fmt: skip
-        with memory_errors(), torch.inference_mode():
-            # The tokenizer's own choice of inputs: SigLIP's leaves out the mask, as in its training.
-            output = tower(**{name: ids.to(self._device) for name, ids in tokens.items() if name != "token_type_ids"})
-            return _unit_length(getattr(output, self._family.text_output))
+        return {name: ids for name, ids in tokens.items() if name != "token_type_ids"}
+
+    def _convert_vision(self) -> ConvertedTower | None:
+        def traced() -> Traced:
+            # Float32 whatever the store's dtype: OpenVINO rounds when it compiles.
+            tower = _load_vision(self._folder, self._config, torch.float32, self._device)
+            return traced_images(tower, self._spec.preprocessing, output=self._family.vision_output)
+
+        conversion = Conversion(self._backend, "image", self._spec.fingerprint, ("pixels",), self._cache_dir)
+        return open_tower(traced, conversion, dtype=self._spec.dtype)
+
+    def _convert_text(self) -> ConvertedTower | None:
+        tokens = self._tokens(["a photograph", "a cat"])
+
+        def traced() -> Traced:
+            tower = _load_text(self._folder, self._config, self._device)
+            padded_to = tokens["input_ids"].shape[1] if self._family.padding == "max_length" else -1
+            return traced_texts(tower, tokens, output=self._family.text_output, padded_to=padded_to)
+
+        conversion = Conversion(self._backend, "text", self._spec.fingerprint, tuple(tokens), self._cache_dir)
+        return open_tower(traced, conversion, dtype="float32")
 
 
 def huggingface_spec(name: str, folder: Path, *, dtype: str, cache_dir: Path | None) -> EncoderSpec:
@@ -291,6 +352,10 @@ def _load_tokenizer(folder: Path) -> Any:
         raise EncoderUnavailableError(
             f"{folder} has no tokenizer that can be read ({_first_line(error)}); add the model's"
         ) from error
+
+
+def _nothing() -> None:
+    return None
 
 
 def _first_line(error: Exception) -> str:

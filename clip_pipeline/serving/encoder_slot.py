@@ -91,13 +91,13 @@ class EncoderSlot:
         return TextBatches(encoder)
 
 
-def encoder_loader(cache_dir: Path) -> LoadEncoder:
+def encoder_loader(cache_dir: Path, *, backend: Literal["auto", "torch", "openvino"] = "auto") -> LoadEncoder:
     """Loads the pinned encoder for queries, on the CPU."""
 
     def load(spec: EncoderSpec) -> Encoder:
         # Imports torch, which takes seconds: here, in the background, the service answers meanwhile.
         from clip_pipeline.embedding.registry import load_text_encoder  # noqa: PLC0415
 
-        return load_text_encoder(spec, cache_dir=cache_dir)
+        return load_text_encoder(spec, backend=backend, cache_dir=cache_dir)
 
     return load

@@ -92,7 +92,7 @@ def open_services(settings: Settings, *, load: LoadEncoder | None = None) -> Gen
     orchestrator = local_orchestrator(settings)
     keys = KeyRing(ledger)
     measures = Measures()
-    load = measured(load or encoder_loader(settings.home_path / "cache"), measures)
+    load = measured(load or encoder_loader(settings.home_path / "cache", backend=settings.backend), measures)
     engine = SearchEngine(
         settings.store, ledger, load=load, images=QueryImages(settings.image_limits),
         observe=lambda timings: measures.count_search(asdict(timings)),

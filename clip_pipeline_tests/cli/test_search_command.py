@@ -71,7 +71,7 @@ def test_a_service_that_is_gone_is_an_error_of_its_own():
 
 def test_without_a_service_the_same_document_is_made_here(command, world, monkeypatch):
     world.index(CONTENTS)
-    monkeypatch.setattr("clip_pipeline.cli.search_here.encoder_loader", lambda _cache: world.load)
+    monkeypatch.setattr("clip_pipeline.cli.search_here.encoder_loader", lambda _cache, **_: world.load)
     ended = command("search", "something red", "-k", "1", "--json")
     assert "No search API runs in this home" in ended.err
     (hit,) = json.loads(ended.out)["results"]
@@ -80,7 +80,7 @@ def test_without_a_service_the_same_document_is_made_here(command, world, monkey
 
 def test_an_empty_index_says_so(command, world, monkeypatch):
     world.pin()
-    monkeypatch.setattr("clip_pipeline.cli.search_here.encoder_loader", lambda _cache: world.load)
+    monkeypatch.setattr("clip_pipeline.cli.search_here.encoder_loader", lambda _cache, **_: world.load)
     assert command("search", "something red").out == "The index is empty still.\n"
 
 

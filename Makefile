@@ -31,9 +31,11 @@ run: .venv/.installed ## Index photographs (IMAGES=folder, or samples), search t
 	[ -z "$${DAGSTER_PORT:-}" ] || export CLIP_PIPELINE_DAGSTER_PORT="$$DAGSTER_PORT"; \
 	exec $(BIN)/clip-pipeline "$$@"
 
+# One process more than there are cores: for a quarter of their time tests wait, for other processes and for deadlines.
 .PHONY: test
 test: .venv/.installed-dev ## Run the tests, a file on each core (ARGS="-k name" and so on; ARGS="-n 0": one after the other)
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile \
+	--no-loadscope-reorder $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack
@@ -42,6 +44,10 @@ test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the 
 .PHONY: test-postgres
 test-postgres: .venv/.installed-dev ## Run the tests of ledger, Dagster and service with every ledger in PostgreSQL
 	@$(BIN)/python -m pytest --ledger postgres clip_pipeline_tests/ledger clip_pipeline_tests/defs clip_pipeline_tests/serving $(ARGS)
+
+.PHONY: fault-campaign
+fault-campaign: .venv/.installed-dev ## Break a real fleet of two workers on PostgreSQL 100 times (ARGS="--help"); as root
+	@$(BIN)/python -m clip_pipeline_tests.campaign $(ARGS)
 
 .PHONY: lint
 lint: .venv/.installed-dev ## Check style, formatting and who may import whom
@@ -84,6 +90,14 @@ bench-search: .venv/.installed ## Measure searches by text over HTTP among 100,0
 .PHONY: bench-analysis
 bench-analysis: .venv/.installed ## Measure uploads to the analysis lane, 1, 8 and 64 clients, against the encoder in a loop
 	@$(BIN)/python -m benchmarks.analysis $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: .venv/.installed ## Measure two workers of one thread against one over the same 2,000 images
+	@$(BIN)/python -m benchmarks.fleet $(ARGS)
+
+.PHONY: bench-overhead
+bench-overhead: .venv/.installed ## Measure what orchestration costs an embedding run, and what a pack of batches saves
+	@$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 .PHONY: bench-push
 bench-push: .venv/.installed ## Measure how soon listeners hear of a job or a result, and what 200 idle ones cost

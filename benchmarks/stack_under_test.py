@@ -26,13 +26,17 @@ LOOK_EVERY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack that is ready: its ledger, its service, Dagster's answers, and the folder that it watches."""
+    """A stack that is ready: its ledger, its service, Dagster's answers, and the folder that it watches.
+
+    pid: of the process that started all others.
+    """
 
     watched: Path
     ledger: Ledger
     service: httpx.Client
     orchestrator: Orchestrator
     ready_s: float
+    pid: int
 
     def found_paths(self, text: str, *, k: int) -> set[str]:
         """The paths that a search finds now, duplicates too."""
@@ -67,7 +71,7 @@ def running(folder: Path, *, encoder: str, extra: Mapping[str, str] | None = Non
         )  # fmt: skip
     try:
         wait_for(lambda: _is_ready(process, log), timeout_s=START_TIMEOUT_S, what="the stack to be ready")
-        yield from _opened(load_settings(home=home), watched, ready_s=time.monotonic() - began)
+        yield from _opened(load_settings(home=home), watched, ready_s=time.monotonic() - began, pid=process.pid)
     finally:
         _stop(process)
 
@@ -89,7 +93,7 @@ def _is_ready(process: "subprocess.Popen[bytes]", log: Path) -> bool:
     return "Ready after" in said
 
 
-def _opened(settings: Settings, watched: Path, *, ready_s: float) -> Generator[Stack, None, None]:
+def _opened(settings: Settings, watched: Path, *, ready_s: float, pid: int) -> Generator[Stack, None, None]:
     facts, url = running_stack(settings.home_path), service_url(settings.home_path)
     if facts is None or url is None:
         raise SystemExit(f"the stack of {settings.home_path} says that it is ready, but not where it answers")
@@ -97,7 +101,7 @@ def _opened(settings: Settings, watched: Path, *, ready_s: float) -> Generator[S
     orchestrator = Orchestrator(dagster_url(settings))
     try:
         with httpx.Client(base_url=url, timeout=120, trust_env=False) as service:
-            yield Stack(watched, ledger, service, orchestrator, ready_s)
+            yield Stack(watched, ledger, service, orchestrator, ready_s, pid)
     finally:
         orchestrator.close()
         ledger.close()

@@ -31,11 +31,9 @@ run: .venv/.installed ## Index photographs (IMAGES=folder, or samples), search t
 	[ -z "$${DAGSTER_PORT:-}" ] || export CLIP_PIPELINE_DAGSTER_PORT="$$DAGSTER_PORT"; \
 	exec $(BIN)/clip-pipeline "$$@"
 
-# One process more than there are cores: for a quarter of their time tests wait, for other processes and for deadlines.
 .PHONY: test
 test: .venv/.installed-dev ## Run the tests, a file on each core (ARGS="-k name" and so on; ARGS="-n 0": one after the other)
-	@$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile \
-	--no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv/.installed-dev ## Run the tests marked slow: real weights, the whole stack

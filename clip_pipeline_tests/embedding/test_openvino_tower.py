@@ -98,6 +98,7 @@ def test_in_bfloat16_images_are_rounded_and_texts_are_not(folders, cache):
     np.testing.assert_allclose(np.linalg.norm(half.encode_images(pixels_of(3)), axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_builtin_encoder_makes_the_same_vectors_with_both(cache):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 224, 224), np.uint8)
     pixels[1:, :, 60:180] //= 4

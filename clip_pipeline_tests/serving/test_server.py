@@ -23,7 +23,7 @@ from clip_pipeline.settings import Settings
 from clip_pipeline_tests.fakes import HashEncoder
 
 def load(spec):
-    print("loading", file=sys.stderr, flush=True)
+    sys.stderr.write("loading\\n")  # in one piece: the log is written by other threads
     sys.stdin.readline()
     return HashEncoder()
 

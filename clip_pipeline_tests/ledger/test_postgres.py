@@ -203,13 +203,14 @@ def test_files_are_found_by_the_index_of_their_paths(fresh):
     assert whereabouts(ledger, "/a/b").state == "registered"
     assert remove_paths(ledger, ["/a/b"]) == (1, [])
     event.remove(ledger.engine, "before_cursor_execute", note)
-    with ledger.engine.connect() as connection, connection.connection.cursor() as asking:
+    with ledger.engine.connect() as connection:
+        asking = connection.connection.cursor()
         # Of so few files those of a state may be found as well by their state. Taken back with the transaction.
         for index in files.indexes:
             asking.execute(f"DROP INDEX {index.name}")
         asking.execute("SET LOCAL enable_seqscan = off")
         plans |= {statement: plan_of(asking, statement, parameters) for statement, parameters in asked.items()}
-        connection.rollback()
+        connection.connection.rollback()
     ledger.close()
     assert len(plans) > 6
     assert not {s: p for s, p in plans.items() if "uq_files_path" not in p}

@@ -9,10 +9,8 @@ waiting, and one client while a bulk embedding run works on the same cores.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from benchmarks.models import ensure_vit_b32
 from benchmarks.photographs import ensure_photographs
 from benchmarks.report import ROOT, WORK, console, machine, print_table, publish, verdict
 from benchmarks.search_load import percentile
-from benchmarks.stack_under_test import Stack, running, wait_for
+from benchmarks.stack_under_test import Stack, running, temporary_folder, wait_for
 from clip_pipeline.ledger.balance import balance
 
 HALF_A_MEGAPIXEL = (816, 612)
@@ -88,14 +86,8 @@ def main() -> None:
     encoder = arguments.encoder
     if encoder == "vit-b32":
         encoder = str(ensure_vit_b32(WORK / "models" / "clip-vit-b32-random"))
-    folder = Path(tempfile.mkdtemp(prefix="clip-pipeline-analysis-"))
-    try:
+    with temporary_folder("analysis", keep=arguments.keep) as folder:
         found = _measure(folder, pictures, encoder, arguments)
-    finally:
-        if arguments.keep:
-            sys.stderr.write(f"kept {folder}\n")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
     _report(facts, found)
 
 

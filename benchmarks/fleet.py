@@ -12,8 +12,6 @@ there is less left to gain. The rest of the stack (service, daemon, code servers
 import argparse
 import os
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from benchmarks.models import ensure_vit_b32
 from benchmarks.photographs import ensure_photographs
 from benchmarks.report import WORK, console, machine, print_table, progress, publish, verdict
 from benchmarks.run_stages import RunTimes, gaps_s
+from benchmarks.stack_under_test import temporary_folder
 
 GOAL = 1.7
 HALF_A_MEGAPIXEL = (816, 612)
@@ -67,14 +66,8 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = machine()
     pictures = chosen_pictures(arguments.images)
-    folder = Path(tempfile.mkdtemp(prefix="clip-pipeline-fleet-"))
-    try:
+    with temporary_folder("fleet", keep=arguments.keep) as folder:
         rounds = _measure(folder, pictures, arguments)
-    finally:
-        if arguments.keep:
-            sys.stderr.write(f"kept {folder}\n")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
     _report(facts, rounds, arguments)
 
 

@@ -8,8 +8,6 @@ where `submissions` can see it, to the image being found; the time the watched f
 
 import argparse
 import shutil
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +18,7 @@ from sqlalchemy import select
 
 from benchmarks.photographs import TWO_MEGAPIXELS, ensure_photographs
 from benchmarks.report import WORK, console, machine, print_table, progress, publish, verdict
-from benchmarks.stack_under_test import Stack, running, wait_for
+from benchmarks.stack_under_test import Stack, running, temporary_folder, wait_for
 from clip_pipeline.core.paths import path_to_text
 from clip_pipeline.ledger.jobs import job_counts
 from clip_pipeline.ledger.schema import files
@@ -63,14 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = machine()
     photographs = ensure_photographs(WORK / "photographs-2mp", arguments.count + 1, size=TWO_MEGAPIXELS)
-    folder = Path(tempfile.mkdtemp(prefix="clip-pipeline-latency-"))
-    try:
+    with temporary_folder("latency", keep=arguments.keep) as folder:
         ready_s, journeys = _measure(folder, photographs, encoder=arguments.encoder)
-    finally:
-        if arguments.keep:
-            sys.stderr.write(f"kept {folder}\n")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
     _report(facts, journeys, ready_s=ready_s, encoder=arguments.encoder)
 
 

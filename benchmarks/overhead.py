@@ -10,9 +10,6 @@ Then small batches, one run each, and five that wait together and share one run.
 
 import argparse
 import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from benchmarks.fleet import chosen_pictures, encoder_setting, write_copies
 from benchmarks.fleet_under_test import FleetUnderTest, fleet_running
 from benchmarks.report import console, machine, print_table, progress, publish
 from benchmarks.run_stages import LOOP, STAGES, RunTimes
+from benchmarks.stack_under_test import temporary_folder
 
 BATCH = 10_000
 FAST_IMAGES_PER_S = 2_000.0
@@ -74,14 +72,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the temporary home, with its logs, and say where")
     arguments = parser.parse_args()
     facts = machine()
-    folder = Path(tempfile.mkdtemp(prefix="clip-pipeline-overhead-"))
-    try:
+    with temporary_folder("overhead", keep=arguments.keep) as folder:
         runs, packs = _measure(folder, chosen_pictures(arguments.images), arguments)
-    finally:
-        if arguments.keep:
-            sys.stderr.write(f"kept {folder}\n")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
     _report(facts, runs, packs, encoder=arguments.encoder)
 
 

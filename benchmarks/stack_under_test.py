@@ -1,9 +1,11 @@
 """A whole stack, started for a measurement in a home and a watched folder of its own, and stopped again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -45,6 +47,19 @@ class Stack:
             return set()
         results = response.raise_for_status().json()["results"]
         return {path for hit in results for path in (hit["path"], *hit["duplicates"])}
+
+
+@contextmanager
+def temporary_folder(benchmark: str, *, keep: bool) -> Generator[Path, None, None]:
+    """A folder for a benchmark's homes, gone after the block; or kept, with their logs, and named to people."""
+    folder = Path(tempfile.mkdtemp(prefix=f"clip-pipeline-{benchmark}-"))
+    try:
+        yield folder
+    finally:
+        if keep:
+            sys.stderr.write(f"kept {folder}\n")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

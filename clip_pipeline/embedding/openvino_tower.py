@@ -61,7 +61,6 @@ class Conversion:
     """
 
     setting: Backend
-
     tower: Literal["image", "text"]
     fingerprint: str
     inputs: tuple[str, ...]

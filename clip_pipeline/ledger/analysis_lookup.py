@@ -175,7 +175,8 @@ def changed_since(
         rows = connection.execute(query).tuples()
         found = [ChangedAnalysis(seq, name, AnalysisState(state), at) for seq, name, state, at in rows]
     newest = max(mark.updated_at, found[-1].updated_at) if found else mark.updated_at
-    recent = frozenset(change for change in found if change.updated_at >= _earlier(newest))
+    met_again = _earlier(newest)
+    recent = frozenset(change for change in found if change.updated_at >= met_again)
     return [change for change in found if change not in mark.seen], AnalysisMark(newest, recent)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, false, func, select, true, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, bindparam, case, false, func, select, true, update
 
 from clip_pipeline.core.reasons import Reason, ReasonCode
 from clip_pipeline.ledger.database import Ledger, utc_now
@@ -264,7 +264,10 @@ def _end(ledger: Ledger, owner: str, outcomes: dict[int, dict[str, object]]) -> 
         return set()
     with ledger.write_rows() as connection:
         ended, now = outcomes.keys() & _held_by(connection, owner).keys(), utc_now()
-        for seq in ended:
-            values = outcomes[seq] | _no_lease | {"completed_at": now, "updated_at": now}
-            connection.execute(update(analysis_requests).where(_table.seq == seq).values(values))
+        rows = [
+            {"ended": seq, **outcomes[seq], **_no_lease, "completed_at": now, "updated_at": now}
+            for seq in sorted(ended)
+        ]  # fmt: skip
+        if rows:
+            connection.execute(update(analysis_requests).where(_table.seq == bindparam("ended")), rows)
     return ended

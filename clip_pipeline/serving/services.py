@@ -122,7 +122,7 @@ def open_services(settings: Settings, *, load: LoadEncoder | None = None) -> Gen
         ledger.close()
 
 
-def _services_of(request: Request) -> Services:
+async def _services_of(request: Request) -> Services:  # a plain function would be called in a thread
     return request.app.state.services
 
 

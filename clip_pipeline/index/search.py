@@ -1,7 +1,7 @@
 """Search in one release: its segments opened together, dead rows excluded, results merged. Read-only."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from clip_pipeline.core.metrics import IdMatrix, ScoreMatrix
 from clip_pipeline.core.release import IdArray, Release, Segment, read_release, read_segment_rows
 from clip_pipeline.core.store import Store
 from clip_pipeline.index.build import UNTYPED_FAISS, FaissIndex, read_index
+from clip_pipeline.index.id_sets import are_in, distinct, without
 
 MAX_K = 1000
 _TIE_MARGIN = 16
@@ -102,10 +103,18 @@ class ReleaseReader:
         points = _checked_queries(queries, dim=self._release.dim)
         if not 1 <= k <= MAX_K:
             raise QueryError(f"expected k in 1 to {MAX_K}, got {k}")
-        ids = None if allowed is None else np.unique(np.asarray(allowed, dtype=np.int64))
+        ids = None if allowed is None else distinct(np.asarray(allowed, dtype=np.int64))
         with _one_core() if len(points) == 1 else nullcontext():
             parts = [segment.search(points, k, allowed=ids) for segment in self._opened()]
         return _best(parts, queries=len(points), k=k)
+
+    def search_fully(self, queries: EmbeddingMatrix, k: int, *, segments: Collection[str]) -> SearchResult:
+        """The k best live images of the named segments, by comparing everything that these hold.
+
+        queries: float32 [q, d], unit length. Costs as much as a flat search, whatever the segments are.
+        """
+        parts = [segment.search_fully(queries, k) for segment in self._opened() if segment.name in segments]
+        return _best(parts, queries=len(queries), k=k)
 
     def contains(self, image_id: int) -> bool:
         """True when a search can find this image."""
@@ -180,6 +189,12 @@ class _OpenSegment:
             else:
                 return np.where(ids == -1, np.float32(-np.inf), scores), ids
 
+    def search_fully(self, queries: EmbeddingMatrix, k: int) -> tuple[ScoreMatrix, IdMatrix]:
+        """The k best, every list probed; of those that tie at the k-th place any."""
+        fetch = min(k, len(self._ids) - len(self._dead))
+        scores, ids = self._index.search(queries, fetch, params=self._parameters(self._not_dead, self._lists))
+        return np.where(ids == -1, np.float32(-np.inf), scores), ids
+
     def holds(self, image_id: int) -> bool:
         """True when the segment has a row of this image that is not dead."""
         return bool(self._hold(np.array([image_id], dtype=np.int64))[0])
@@ -192,7 +207,7 @@ class _OpenSegment:
 
     def live_ids(self) -> IdArray:
         """int64, ascending, not deduplicated."""
-        return self._ids[~np.isin(self._ids, self._dead)]
+        return without(self._ids, self._dead)
 
     def stored_ids(self) -> IdArray:
         """The ids inside the index file, int64, ascending."""
@@ -204,7 +219,7 @@ class _OpenSegment:
         return np.sort(np.concatenate(parts))
 
     def _hold(self, image_ids: IdArray) -> npt.NDArray[np.bool_]:
-        return _are_in(self._ids, image_ids) & ~_are_in(self._dead, image_ids)
+        return are_in(self._ids, image_ids) & ~are_in(self._dead, image_ids)
 
     def _parameters(self, selector: object | None, probes: int) -> object:
         # New ones for each search: IndexIDMap2 replaces the selector inside them while it runs, so that threads
@@ -259,10 +274,3 @@ def _is_cut_in_a_tie(scores: ScoreMatrix, ids: IdMatrix, k: int) -> bool:
     if scores.shape[1] <= k:
         return False
     return bool(((scores[:, -1] == scores[:, k - 1]) & (ids[:, -1] != -1)).any())
-
-
-def _are_in(ascending: IdArray, wanted: IdArray) -> npt.NDArray[np.bool_]:
-    if not ascending.size:
-        return np.zeros(wanted.shape, dtype=bool)
-    positions = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return ascending[positions] == wanted

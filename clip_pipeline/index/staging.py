@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_pipeline.core.embeddings import check_files
 from clip_pipeline.core.errors import IntegrityError
 from clip_pipeline.core.manifest import file_sha256
 from clip_pipeline.core.release import (
@@ -19,26 +18,14 @@ from clip_pipeline.core.release import (
     Release,
     Segment,
     SegmentBatch,
-    read_segment_rows,
     write_release,
 )
+from clip_pipeline.index.acceptance import accept
 from clip_pipeline.index.build import build_index, write_index
 from clip_pipeline.index.choice import IndexPolicy, choose_index
-from clip_pipeline.index.plan import Addition, KeptSegment, LiveImages, ReleasePlan
-from clip_pipeline.index.search import ReleaseReader
+from clip_pipeline.index.plan import Addition, KeptSegment, ReleasePlan
 from clip_pipeline.index.source import SealedSource, VectorBlock
-from clip_pipeline.index.verify import (
-    RECALL_K,
-    RECALL_QUERIES,
-    ROUND_TRIP_SAMPLE,
-    id_faults,
-    measure_recall,
-    recall_faults,
-    round_trip_faults,
-    sample_of,
-    spread,
-    structure_faults,
-)
+from clip_pipeline.index.verify import RECALL_K
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +53,7 @@ class Staging:
         groups = split_additions(self.plan.additions, rows=self.policy.segment_rows)
         built = [self._build(f"{self.number:07d}-{i}", group) for i, group in enumerate(groups)]
         release = self._statement((*kept, *built), provenance)
-        recall = self._verify(release)
-        release = replace(release, recall=recall)
+        release = self._accepted(release)
         write_release(self.folder, release)
         return release
 
@@ -77,9 +63,8 @@ class Staging:
         assert self.plan.parent is not None, "a plan without a parent keeps no segment"
         parent_folder = self.source.store.release_dir(self.source.spec.key, self.plan.parent)
         immutable = {name: segment.files[name] for name in (segment.index_file, segment.ids_file)}
-        for name in immutable:
+        for name in immutable:  # compared with their digests when the release is opened, in `accept`
             link_or_copy(parent_folder / name, self.folder / name)
-        check_files(self.folder, immutable)
         dead_file = f"dead-{segment.name}.npy" if kept.dead.size else None
         digests = self._save(dead_file, kept.dead) if dead_file else {}
         return replace(segment, dead=len(kept.dead), dead_file=dead_file, files=immutable | digests)
@@ -121,39 +106,24 @@ class Staging:
             segments=segments,
             recall=0.0,
             recall_k=RECALL_K,
-            recall_queries=min(RECALL_QUERIES, len(self.plan.content)),
+            recall_queries=0,
             parent=self.plan.parent,
             run_id=provenance.run_id,
             code_version=provenance.code_version,
             created_at=f"{provenance.now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
         )
 
-    def _verify(self, release: Release) -> float:
-        """The recall of what was written, opened again from its files.
+    def _accepted(self, release: Release) -> Release:
+        """The release with its recall, measured on what was written, opened again from its files.
 
         Raises:
             IntegrityError: counts, ids, the round trip or recall are not as they must be.
         """
-        plan = self.plan
-        reader = ReleaseReader(self.folder, release)
-        rows = {segment.name: read_segment_rows(self.folder, segment) for segment in release.segments}
-        stored = self.source.collect(sample_of(plan.content, ROUND_TRIP_SAMPLE), plan.digests)
-        added = added_images(plan) if plan.kept else plan.content.only(np.empty(0, np.int64))
-        asked = spread(stored.vectors, RECALL_QUERIES)
-        recall = measure_recall(reader, self.source, plan.content, plan.digests, queries=asked)
-        faults = [
-            *structure_faults(reader, rows),
-            *id_faults(reader, plan.content.image_ids),
-            *round_trip_faults(reader, stored),
-            # A small new segment beside large old ones would hardly be sampled.
-            *round_trip_faults(reader, self.source.collect(sample_of(added, ROUND_TRIP_SAMPLE), plan.digests)),
-            *recall_faults(recall),
-        ]
-        reader.close()
-        if faults:
-            told = "; ".join(f"{fault.check}: {fault.detail}" for fault in faults)
+        found = accept(self.folder, release, plan=self.plan, source=self.source)
+        if found.faults:
+            told = "; ".join(f"{fault.check}: {fault.detail}" for fault in found.faults)
             raise IntegrityError(f"release {release.number} is not published, the current one stays: {told}")
-        return recall[0].recall
+        return replace(release, recall=found.recall, recall_queries=found.queries)
 
 
 def split_additions(additions: Sequence[Addition], *, rows: int) -> list[list[Addition]]:
@@ -176,12 +146,6 @@ def segment_batches(additions: Sequence[Addition]) -> tuple[SegmentBatch, ...]:
         SegmentBatch(str(a.batch), a.digest, end - len(a.image_ids), len(a.image_ids))
         for a, end in zip(additions, ends, strict=True)
     )
-
-
-def added_images(plan: ReleasePlan) -> LiveImages:
-    """The part of the plan's content that new segments hold."""
-    ids = np.sort(np.concatenate([np.empty(0, np.int64), *(a.image_ids for a in plan.additions)]))
-    return plan.content.only(np.searchsorted(plan.content.image_ids, ids))
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ The same functions run before a release is published and whenever somebody asks 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from clip_pipeline.core.release import IdArray, Release, Segment, SegmentRows, r
 from clip_pipeline.core.store import Store
 from clip_pipeline.index.choice import IndexChoice
 from clip_pipeline.index.exact import exact_search
+from clip_pipeline.index.id_sets import are_in, distinct, without
 from clip_pipeline.index.plan import LiveImages, content_of
 from clip_pipeline.index.search import ReleaseReader
 from clip_pipeline.index.source import SealedSource, VectorBlock
@@ -135,9 +136,9 @@ def structure_faults(reader: ReleaseReader, rows: Mapping[str, SegmentRows]) -> 
 def id_faults(reader: ReleaseReader, expected: IdArray) -> list[Fault]:
     """Ids that are live twice, and the difference between what is live and what should be."""
     live = reader.live_ids()
-    unique = np.unique(live)
-    twice, absent = live[1:][live[1:] == live[:-1]], np.setdiff1d(expected, unique)
-    foreign = np.setdiff1d(unique, expected)
+    unique, ordered = distinct(live), np.sort(expected)
+    twice, absent = live[1:][live[1:] == live[:-1]], without(ordered, unique)
+    foreign = without(unique, ordered)
     problems = ((twice, "live twice"), (absent, "not in the release"), (foreign, "in the release but not live"))
     return [Fault("ids", f"{len(ids)} images are {what}, first {ids[0]}") for ids, what in problems if ids.size]
 
@@ -167,21 +168,19 @@ def round_trip_faults(reader: ReleaseReader, stored: VectorBlock) -> list[Fault]
 
 def measure_recall(
     reader: ReleaseReader,
-    source: SealedSource,
-    content: LiveImages,
-    digests: Mapping[BatchKey, str],
+    blocks: Iterable[VectorBlock],
     *,
     queries: EmbeddingMatrix,
     ks: Sequence[int] = (RECALL_K,),
 ) -> tuple[RecallAtK, ...]:
-    """Recall of the release against exact float32 search over every vector of `content`, read from the seals.
+    """Recall of the release against exact float32 search over `blocks`, the vectors as they should be.
 
-    queries: float32 [q, d]. Reads and re-verifies all embeddings. Recall of no queries is 1.
+    queries: float32 [q, d]. Recall of no queries is 1.
     """
     if not len(queries):
         return tuple(RecallAtK(k, 1.0) for k in ks)
     found = reader.search(queries, max(ks))
-    truth = exact_search(source.all_blocks(content, digests), queries, k=max(ks), candidates=found.ids)
+    truth = exact_search(blocks, queries, k=max(ks), candidates=found.ids)
     tolerance = SCORE_TOLERANCE["fp16"]
     return tuple(
         RecallAtK(k, tie_aware_recall_at_k(truth.candidate_scores, truth.scores, k=k, tolerance=tolerance)) for k in ks
@@ -228,7 +227,7 @@ def _verify_vectors(
         stored = source.collect(sample_of(content, max(sample, queries)), digests)
         asked = spread(stored.vectors, queries)
         faults = round_trip_faults(reader, stored)
-        recall = measure_recall(reader, source, content, digests, queries=asked, ks=RECALL_KS)
+        recall = measure_recall(reader, source.all_blocks(content, digests), queries=asked, ks=RECALL_KS)
     except ClipPipelineError as error:
         return VerifyReport(reader.release, (Fault("embeddings", str(error)),), (), 0)
     return VerifyReport(reader.release, (*faults, *recall_faults(recall)), recall, len(asked))
@@ -251,9 +250,9 @@ def _segment_faults(segment: Segment, rows: SegmentRows) -> list[Fault]:
     starts = [*(batch.offset for batch in segment.batches), segment.rows]
     problems = {
         "its batches do not cover its rows one after the other": starts != ends,
-        "an id occurs twice in it": len(np.unique(rows.ids)) != segment.rows,
+        "an id occurs twice in it": len(distinct(rows.ids)) != segment.rows,
         "its dead ids are not ascending": bool((rows.dead[1:] <= rows.dead[:-1]).any()),
-        "a dead id is none of its own": not np.isin(rows.dead, rows.ids).all(),
+        "a dead id is none of its own": not are_in(np.sort(rows.ids), rows.dead).all(),
     }
     return [Fault("structure", f"segment {segment.name}: {what}") for what, is_so in problems.items() if is_so]
 

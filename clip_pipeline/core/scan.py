@@ -5,14 +5,17 @@ asks no question per file.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import translate
 from pathlib import Path
 from typing import Protocol
 
 from clip_pipeline.core.paths import path_to_text, text_to_path
+
+_NOTHING = "(?!)"
 
 
 class KnownEntry(Protocol):
@@ -50,6 +53,11 @@ class Walk:
     ignore: Sequence[str] = ()
     roots: Sequence[Path] = ()
     unreadable: list[str] = field(default_factory=list[str])
+    _to_ignore: re.Pattern[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # One expression for all patterns: ten calls of `fnmatch` for each name were more than half of a scan's time.
+        self._to_ignore = re.compile("|".join(map(translate, self.ignore)) or _NOTHING)
 
     def files(self, *, after: str = "") -> Iterator[SeenFile]:
         """Every regular file in byte order of its text form, those up to `after` left out."""
@@ -83,7 +91,7 @@ class Walk:
         return SeenFile(path, facts.st_size, facts.st_mtime_ns)
 
     def _ignored(self, name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in self.ignore)
+        return self._to_ignore.match(name) is not None
 
     @staticmethod
     def _sort_name(entry: "os.DirEntry[str]") -> str:

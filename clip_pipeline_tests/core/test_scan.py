@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,14 @@ def test_a_link_to_a_file_counts_only_below_the_roots(tmp_path: Path):
 def test_ignored_names_are_passed_over(tmp_path: Path):
     write(tmp_path, "a.jpg", ".hidden.jpg", "b.jpg.part", ".git/c.jpg")
     assert [Path(p).name for p in names(Walk(tmp_path, [".*", "*.part"]))] == ["a.jpg"]
+
+
+@pytest.mark.parametrize("patterns", [[], ["*"], ["[ab].*", "x?z", "*~"], ["a|b", "(c", "d.jpg|e"], ["", "A.JPG"]])
+def test_all_patterns_together_ignore_what_each_alone_would(tmp_path: Path, patterns: list[str]):
+    there = ["a.jpg", "b.jpg", "xyz", "x.z", "old~", "a|b", "(c", "d.jpg", "line\nbreak~", "A.JPG"]
+    write(tmp_path, *there)
+    kept = [name for name in there if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+    assert sorted(Path(p).name for p in names(Walk(tmp_path, patterns))) == sorted(kept)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

@@ -99,7 +99,7 @@ class BuiltinEncoder:
         self._image_tower = Once(partial(_load_image_tower, device))
         self._classes = Once(partial(_load_classes, device, cache_dir))
         with_openvino = chosen_backend(backend, device, dtype="float32") == "openvino"
-        conversion = Conversion(backend, "image", self._spec.fingerprint, ("pixels",), cache_dir)
+        conversion = Conversion(backend, "image", self._spec.fingerprint, ("pixels",), "float32", cache_dir)
         self._converted = Once(partial(_convert_image_tower, conversion) if with_openvino else lambda: None)
 
     @property
@@ -185,7 +185,7 @@ def _convert_image_tower(conversion: Conversion) -> ConvertedTower | None:
     def traced() -> Traced:
         return traced_images(_load_image_tower(torch.device("cpu")), PREPROCESSING, output=None)
 
-    return open_tower(traced, conversion, dtype="float32")
+    return open_tower(traced, conversion)
 
 
 def _load_text_tower(device: torch.device) -> TextEncoder:

@@ -27,6 +27,7 @@ from clip_pipeline.core.encoder import EmbeddingMatrix, EncoderSpec, PixelBatch,
 from clip_pipeline.core.errors import EncoderUnavailableError
 from clip_pipeline.embedding.device import memory_errors, normalised, on_all_cores
 from clip_pipeline.embedding.hub import weight_files
+from clip_pipeline.embedding.kept_preprocessing import remembered_preprocessing
 from clip_pipeline.embedding.once import Once
 from clip_pipeline.embedding.openvino_tower import (
     Backend,
@@ -183,8 +184,10 @@ class HuggingFaceEncoder:
             tower = _load_vision(self._folder, self._config, torch.float32, self._device)
             return traced_images(tower, self._spec.preprocessing, output=self._family.vision_output)
 
-        conversion = Conversion(self._backend, "image", self._spec.fingerprint, ("pixels",), self._cache_dir)
-        return open_tower(traced, conversion, dtype=self._spec.dtype)
+        spec = self._spec
+        return open_tower(
+            traced, Conversion(self._backend, "image", spec.fingerprint, ("pixels",), spec.dtype, self._cache_dir)
+        )
 
     def _convert_text(self) -> ConvertedTower | None:
         tokens = self._tokens(["a photograph", "a cat"])
@@ -194,8 +197,10 @@ class HuggingFaceEncoder:
             padded_to = tokens["input_ids"].shape[1] if self._family.padding == "max_length" else -1
             return traced_texts(tower, tokens, output=self._family.text_output, padded_to=padded_to)
 
-        conversion = Conversion(self._backend, "text", self._spec.fingerprint, tuple(tokens), self._cache_dir)
-        return open_tower(traced, conversion, dtype="float32")
+        return open_tower(
+            traced,
+            Conversion(self._backend, "text", self._spec.fingerprint, tuple(tokens), "float32", self._cache_dir),
+        )
 
 
 def huggingface_spec(name: str, folder: Path, *, dtype: str, cache_dir: Path | None) -> EncoderSpec:
@@ -209,7 +214,8 @@ def huggingface_spec(name: str, folder: Path, *, dtype: str, cache_dir: Path | N
     """
     config = _read_config(folder)
     family = _family_of(config, folder)
-    preprocessing = _read_preprocessing(folder, family, image_size=config.vision_config.image_size)
+    read = partial(_read_preprocessing, folder, family, image_size=config.vision_config.image_size)
+    preprocessing = remembered_preprocessing(read, folder, cache_dir=cache_dir)
     dim = int(config.projection_dim if config.model_type == "clip" else config.vision_config.hidden_size)
     parts = {
         "files": digest_of_files(weight_files(folder), cache_dir=cache_dir),

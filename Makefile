@@ -65,13 +65,26 @@ definitions: .venv/.installed-dev ## Load both Dagster code locations, as the da
 .PHONY: install
 install: .venv/.installed-dev ## Make .venv with everything in it, tools for developers too
 
+.PHONY: bench
+bench: .venv/.installed-bench ## Measure embedding, registering, index and search beside what else there is (ARGS="--help")
+	@$(MAKE) --no-print-directory .venv/.installed-bench-index || echo 'The index will have nothing to be measured beside.'
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
 .PHONY: bench-embed
-bench-embed: .venv/.installed-bench ## Measure images/s against transformers and open_clip (ARGS="--memory", "--help")
+bench-embed: .venv/.installed-bench ## Measure images/s against transformers, open_clip, clip-retrieval (ARGS="--help")
 	@$(BIN)/python -m benchmarks.embed $(ARGS)
 
 .PHONY: bench-register
 bench-register: .venv/.installed ## Measure registering 100,000 paths against 1,000,000 known
 	@$(BIN)/python -m benchmarks.register $(ARGS)
+
+.PHONY: bench-scan
+bench-scan: .venv/.installed ## Measure scanning 1,000,000 known files with nothing new, beside a bare walk
+	@$(BIN)/python -m benchmarks.scan $(ARGS)
+
+.PHONY: bench-index
+bench-index: .venv/.installed-bench-index ## Measure the index at 100,000 and 1,000,000 vectors beside faiss, hnswlib, usearch and autofaiss
+	@$(BIN)/python -m benchmarks.index $(ARGS)
 
 .PHONY: bench-latency
 bench-latency: .venv/.installed ## Measure how long a new image takes to be searchable, through the whole stack
@@ -136,4 +149,11 @@ clean: ## Remove .venv and caches; keeps .clip_pipeline, which holds your index
 	@echo 'Installing what the benchmarks compare with into .venv/bench'
 	@rm -rf .venv/bench
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target .venv/bench --requirement benchmarks/requirements.txt
+	@touch $@
+
+# hnswlib is compiled here, so this is apart from what the other benchmarks need.
+.venv/.installed-bench-index: .venv/.installed benchmarks/requirements-index.txt
+	@echo 'Installing the indexes that the benchmark compares with into .venv/bench-index'
+	@rm -rf .venv/bench-index
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --target .venv/bench-index --requirement benchmarks/requirements-index.txt
 	@touch $@

@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
@@ -224,10 +224,10 @@ def manifest_of(store: Store, paths: Sequence[Path], *, limits: ImageLimits) -> 
     return write_manifest(store, BatchKey(1), rows)
 
 
-def main() -> None:
+def main(makers: Mapping[str, Callable[[Place], Contender]] = MAKERS) -> None:
     """Load, get warm, then one round for each line that comes in."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=MAKERS)
+    parser.add_argument("name", choices=makers)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--count", type=int, required=True)
@@ -238,7 +238,7 @@ def main() -> None:
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     paths = sorted(arguments.photographs.glob("*.jpg"))[: arguments.count]
     place = Place(arguments.model, arguments.scratch, arguments.decode_workers, arguments.backend)
-    contender = MAKERS[arguments.name](place)
+    contender = makers[arguments.name](place)
     contender.embed(paths[:WARM_UP])
     _answer({"torch_threads": torch.get_num_threads()})
     for _ in sys.stdin:

@@ -4,11 +4,13 @@ Memory is the proportional set size (PSS, Linux): pages that several processes s
 that decode workers forked from one parent, and buffers that they share, do not look like several times what they are.
 """
 
+import resource
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -22,6 +24,15 @@ class Footprint:
     peak_bytes: int = 0
     samples: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+
+
+def own_peak_bytes() -> int:
+    """Peak resident memory of this process. Not `ru_maxrss`: a child begins with what its parent had."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @contextmanager

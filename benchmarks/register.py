@@ -18,19 +18,19 @@ is what is reported, on a copy of what is known that has reached the disk before
 import argparse
 import json
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import register_postgres
+from benchmarks.footprint import own_peak_bytes
 from benchmarks.report import ROOT, console, machine, print_table, progress, publish, verdict
 from clip_pipeline.core.store import fsync_path
 from clip_pipeline.ledger.database import open_ledger
@@ -61,6 +61,9 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite", help="what the ledger is in")
     parser.add_argument("--known", type=int, metavar="N", help="paths known before (1,000,000; PostgreSQL: 10,000,000)")
     parser.add_argument("--paths", type=int, default=100_000, metavar="N", help="paths to register (100,000)")
+    parser.add_argument(
+        "--beside", nargs="*", choices=WAYS[1:], default=WAYS[1:], metavar="WAY", help="json-file, per-path-queries"
+    )
     parser.add_argument("--one", nargs=2, metavar=("WAY", "DIR"), help=argparse.SUPPRESS)  # in the child process
     parser.add_argument("--round", nargs=2, metavar=("URL", "NUMBER"), help=argparse.SUPPRESS)  # the same
     arguments = parser.parse_args()
@@ -75,7 +78,7 @@ def main() -> None:
         register_postgres.compare(known=known, paths=arguments.paths)
     else:
         with tempfile.TemporaryDirectory(prefix="clip-pipeline-register-") as folder:
-            _compare(Path(folder), known=known, paths=arguments.paths)
+            _compare(Path(folder), (OURS, *arguments.beside), known=known, paths=arguments.paths)
 
 
 def known_facts(count: int) -> Iterator[FileFacts]:
@@ -104,20 +107,20 @@ def fact_of(number: int, *, version: int = 0) -> FileFacts:
     return FileFacts(path, 400_000 + number % 5000 + version, 1_700_000_000_000_000_000 + number + version)
 
 
-def _compare(folder: Path, *, known: int, paths: int) -> None:
+def _compare(folder: Path, ways: Sequence[str], *, known: int, paths: int) -> None:
     facts = machine()
     with progress() as bar:
-        task = bar.add_task("Registering what is known", total=known + len(WAYS))
+        task = bar.add_task("Registering what is known", total=known + len(ways))
         _build(folder, known=known, on_step=lambda done: bar.update(task, completed=done))
         results: dict[str, dict[str, Any]] = {}
-        for way in WAYS:
+        for way in ways:
             bar.update(task, description=f"Measuring {way}")
             results[way] = _in_fresh_process(way, folder, known=known, paths=paths)
             bar.advance(task)
     _check_same_work(results)
     ours = results[OURS]
     reached = ours["seconds"] < GOAL_S and ours["peak_memory_gib"] < GOAL_GIB
-    ratios = {way: round(results[way]["seconds"] / ours["seconds"], 1) for way in WAYS[1:]}
+    ratios = {way: round(results[way]["seconds"] / ours["seconds"], 1) for way in ways[1:]}
     publish(
         "register",
         {
@@ -126,6 +129,7 @@ def _compare(folder: Path, *, known: int, paths: int) -> None:
             "paths": paths,
             "database": f"SQLite {sqlite3.sqlite_version}",
             "ledger_bytes": (folder / "ledger.sqlite3").stat().st_size,
+            "ledger_bytes_per_path": round((folder / "ledger.sqlite3").stat().st_size / known, 1),
             "ways": results,
             "times_as_long": ratios,
             "goal_seconds": GOAL_S,
@@ -151,8 +155,11 @@ def _build(folder: Path, *, known: int, on_step: Callable[[int], None]) -> None:
             on_step(min(known, start + _STEP))
     finally:
         ledger.close()
-    state = {fact.path: [fact.size_bytes, fact.mtime_ns] for fact in known_facts(known)}
-    (folder / "state.json").write_text(json.dumps(state))
+    with (folder / "state.json").open("w") as file:  # line by line: ten million entries at once are gigabytes
+        for position, fact in enumerate(known_facts(known)):
+            entry = f"{json.dumps(fact.path)}: [{fact.size_bytes}, {fact.mtime_ns}]"
+            file.write(f"{', ' if position else '{'}{entry}\n")
+        file.write("}")
 
 
 def _in_fresh_process(way: str, folder: Path, *, known: int, paths: int) -> dict[str, Any]:
@@ -181,18 +188,9 @@ def _measured(way: str, folder: Path, *, known: int, paths: int) -> dict[str, An
     cpu_s = time.process_time() - cpu_before
     return {
         "seconds": round(timed.seconds, 3), "cpu_seconds": round(cpu_s, 3),
-        "peak_memory_gib": round(_peak_bytes() / 2**30, 3),
+        "peak_memory_gib": round(own_peak_bytes() / 2**30, 3),
         "queued": timed.queued, "known": timed.known,
     }  # fmt: skip
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process. Not `ru_maxrss`: a child begins with what its parent had."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _by_register_files(folder: Path, submitted: list[FileFacts]) -> _Timed:

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.footprint import Footprint, tree_cpu_s, wait_until_quiet, watched
-from benchmarks.report import ROOT
+from benchmarks.report import ROOT, print_table, verdict
+
+CONTENDER = "benchmarks.contender"
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pass over all pictures. cpu_s: of all processes; extra: what the contender itself told."""
+    """One pass over all pictures. cpu_s: of all processes, or what the contender says; extra: what else it tells."""
 
     images: int
     seconds: float
@@ -39,10 +41,10 @@ class Child:
     rounds: list[Round] = field(default_factory=list[Round])
 
     @classmethod
-    def start(cls, name: str, arguments: Sequence[str], *, scratch: Path) -> "Child":
+    def start(cls, name: str, arguments: Sequence[str], *, scratch: Path, module: str = CONTENDER) -> "Child":
         """Start it and wait until it is loaded and warm. Raises SystemExit, with the end of its log, if it is not."""
         scratch.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.contender", name, "--scratch", str(scratch), *arguments]
+        command = [sys.executable, "-m", module, name, "--scratch", str(scratch), *arguments]
         with (scratch / "log.txt").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -61,7 +63,7 @@ class Child:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
             answer = self._answer()
-        cpu_s = tree_cpu_s(self.process.pid) - cpu_before
+        cpu_s = answer.pop("cpu_s", tree_cpu_s(self.process.pid) - cpu_before)
         done = Round(int(answer.pop("images")), float(answer.pop("seconds")), cpu_s, answer)
         self.rounds.append(done)
         return done
@@ -101,3 +103,24 @@ def ratio_of_rounds(ours: Sequence[Round], others: Mapping[str, Sequence[Round]]
     """Our throughput over the best of the others, round by round: what disturbs a round disturbs all of it."""
     best = [max(rounds[i].images_per_s for rounds in others.values()) for i in range(len(ours))]
     return [done.images_per_s / other for done, other in zip(ours, best, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A measured figure and what was set out to be reached."""
+
+    name: str
+    measured: float
+    goal: float
+    must_be: Literal["at least", "below"]
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is."""
+        return self.measured < self.goal if self.must_be == "below" else self.measured >= self.goal
+
+
+def goals_table(goals: Sequence[Goal]) -> None:
+    """Measured figures beside their goals, for people."""
+    rows = [(goal.name, goal.measured, f"{goal.must_be} {goal.goal:g}", verdict(goal.reached)) for goal in goals]
+    print_table("Goals", ("", "measured", "goal", ""), rows)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.rounds import Round, ratio_of_rounds, summary
+from benchmarks.rounds import Goal, Round, ratio_of_rounds, summary
 
 
 def rounds_of(*seconds: float) -> list[Round]:
@@ -23,3 +23,10 @@ def test_the_median_round_speaks_for_a_contender():
 def test_each_round_is_compared_with_the_best_other_of_the_same_round():
     others = {"slow": rounds_of(40, 60), "fast": rounds_of(20, 90)}
     assert ratio_of_rounds(rounds_of(10, 30), others) == pytest.approx([2.0, 2.0])
+
+
+def test_a_ratio_that_meets_its_goal_reaches_it_but_a_peak_must_be_below_the_others():
+    assert Goal("ratio", 2.7, 2.7, "at least").reached
+    assert not Goal("ratio", 2.69, 2.7, "at least").reached
+    assert Goal("peak", 1000, 1077, "below").reached
+    assert not Goal("peak", 1077, 1077, "below").reached

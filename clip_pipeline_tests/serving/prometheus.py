@@ -57,7 +57,7 @@ def alert_expressions() -> list[Asked]:
 def names_in(expr: str) -> set[str]:
     """The series that an expression selects."""
     without_labels = re.sub(r'"[^"]*"', "", expr)
-    return set(re.findall(r"\bclip_[a-z_]+|\bup\b", without_labels))
+    return set(re.findall(r"\bclip_[a-z_]+|\bup\b|\bALERTS\b", without_labels))
 
 
 def matchers_in(expr: str) -> list[tuple[str, str, str, str]]:

@@ -1,6 +1,7 @@
 """The label set that is used while no other is chosen: about 1,000 everyday nouns, from a file of this package."""
 
 import importlib.resources
+from functools import cache
 
 from clip_pipeline.core.label_set import LabelSet, named_label_set, split_labels
 
@@ -13,6 +14,7 @@ _FILE = "everyday.txt"
 TEMPLATES = ("a photo of a {}", "the {}", "{}")
 
 
+@cache
 def everyday_labels() -> LabelSet:
     """The label set `everyday`, version 1, as this release of the software has it."""
     return named_label_set(NAME, _read_labels(), templates=TEMPLATES, version=VERSION)

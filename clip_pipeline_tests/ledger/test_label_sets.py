@@ -9,6 +9,7 @@ from clip_pipeline.core.errors import NotFoundError, QueryError
 from clip_pipeline.core.label_set import LabelSet
 from clip_pipeline.ledger.label_sets import (
     create_label_set,
+    current_label_set,
     label_set_in_use,
     list_label_sets,
     show_label_set,
@@ -84,3 +85,12 @@ def test_versions_created_at_once_get_numbers_of_their_own(ledger):
 
     with ThreadPoolExecutor(6) as pool:
         assert sorted(pool.map(create_one, range(6))) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_default_label_set_is_kept_once_and_then_read_while_others_write(ledger):
+    default = current_label_set(ledger)
+    assert [one.label_set for one in list_label_sets(ledger)] == [default]
+    with ledger.write():  # whoever searches would wait for this one to end
+        assert current_label_set(ledger) == default
+    newer = create(ledger, name=default.name)
+    assert (newer.version, current_label_set(ledger).version) == (2, 3)

@@ -84,7 +84,7 @@ class Course:
     def _round(self, kinds: tuple[str, ...], job_id: str) -> str:
         """One round; returns the job that the next one interrupts."""
         self._load.prepare()  # now, for it would count as recovery
-        self._await_work(job_id, on_worker=any(KINDS[kind].at_work for kind in kinds))
+        job_id = self._at_work(job_id, on_worker=any(KINDS[kind].at_work for kind in kinds))
         hold_s = max(self._rng.uniform(*KINDS[kind].hold_s) for kind in kinds)
         began = time.monotonic()
         with ExitStack() as stack:
@@ -101,18 +101,26 @@ class Course:
         self._tell(Round(kinds, hit, ended - began, recovery_s, len(runs), *_counts(retries), violations))
         return following
 
-    def _await_work(self, job_id: str, *, on_worker: bool) -> None:
-        """Until the job has a run in work, on a worker where that matters, and a moment longer."""
+    def _at_work(self, job_id: str, *, on_worker: bool) -> str:
+        """A job that has had a run in work, on a worker where that matters, for a moment: this one, or one after it.
+
+        While the job before it recovered, this one may have come to its end.
+        """
 
         def is_at_work() -> bool | None:
             started = [run for run in self._runs.of_job(job_id) if run.status == "STARTED"]
-            return True if any(run.worker or not on_worker for run in started) else None
+            if any(run.worker or not on_worker for run in started):
+                return True
+            return False if self._load.is_over(job_id) else None
 
         try:
-            until(is_at_work, timeout_s=AWAIT_WORK_S, what="a run is in work")
+            while not until(is_at_work, timeout_s=AWAIT_WORK_S, what="a run is in work"):
+                self._note(self._ended(job_id))
+                job_id = self._submit()
         except TimeoutError:
             self._say("no run of the job came to be in work; the fault comes all the same")
         time.sleep(self._rng.uniform(0, AT_WORK_S if on_worker else SOMEWHERE_S))
+        return job_id
 
     def _ended(self, job_id: str) -> str | None:
         """What is wrong with the end of a job, None where nothing is."""

@@ -66,6 +66,11 @@ class Load:
 
         return until(look, timeout_s=timeout_s, what=f"job {job_id} has ended")
 
+    def is_over(self, job_id: str) -> bool:
+        """Whether a job is known to have ended, well or not."""
+        answer = self._ask("GET", f"{STATUS}/{job_id}")
+        return answer is not None and answer["status"] in FINAL
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()

@@ -80,21 +80,25 @@ def use_label_set(ledger: Ledger, name: str, *, version: int | None = None) -> L
 def label_set_in_use(ledger: Ledger) -> LabelSet | None:
     """The label set that was put in use last, None where none ever was."""
     with ledger.read() as connection:
-        row = connection.execute(select(label_sets).where(_table.in_use == true())).mappings().one_or_none()
-    return None if row is None else _stored(row).label_set
+        return _in_use(connection)
 
 
 def current_label_set(ledger: Ledger) -> LabelSet:
     """The label set for requests without labels of their own: the one in use, else `everyday`, kept from now on."""
-    in_use = label_set_in_use(ledger)
-    if in_use is not None:
-        return in_use
     default = everyday_labels()
     with ledger.read() as connection:
+        in_use = _in_use(connection)
+        if in_use is not None:
+            return in_use
         kept = connection.execute(_newest(default.name)).mappings().first()
     if kept is not None and kept["digest"] == default.digest:  # searches ask: they must not queue behind writers
         return replace(default, version=kept["version"])
     return create_label_set(ledger, default.name, labels=default.labels, templates=default.templates)
+
+
+def _in_use(connection: Connection) -> LabelSet | None:
+    row = connection.execute(select(label_sets).where(_table.in_use == true())).mappings().one_or_none()
+    return None if row is None else _stored(row).label_set
 
 
 def _newest(name: str) -> Select[tuple[object, ...]]:

@@ -9,17 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from clip_pipeline_tests.browser.chromium import ARGUMENTS, BROWSERS, find_chromium
 from clip_pipeline_tests.browser.photo_world import index_photos
 from clip_pipeline_tests.serving.conftest import client, dagster, world
 from clip_pipeline_tests.serving.world import StandInDagster, World, serving
 
 __all__ = ["browser", "client", "dagster", "open_page", "page", "photo_service", "world"]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-)  # fmt: skip
 PATIENCE_MS = 15_000
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
@@ -29,7 +25,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 @pytest.fixture(scope="package")
 def browser():
     """A Chromium of this machine; the test is skipped where there is none."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = find_chromium()
     if executable is None:
         pytest.skip(f"needs a Chromium: none of {', '.join(BROWSERS)} is on PATH")
     expect.set_options(timeout=PATIENCE_MS)

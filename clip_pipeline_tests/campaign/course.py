@@ -111,7 +111,7 @@ class Course:
             started = [run for run in self._runs.of_job(job_id) if run.status == "STARTED"]
             if any(run.worker or not on_worker for run in started):
                 return True
-            return False if self._load.is_over(job_id) else None
+            return False if self._load.ended(job_id) else None
 
         try:
             while not until(is_at_work, timeout_s=AWAIT_WORK_S, what="a run is in work"):

@@ -58,18 +58,13 @@ class Load:
         return job_id
 
     def wait(self, job_id: str, *, timeout_s: float) -> dict[str, Any]:
-        """The status document of a job once it ended, well or not. Raises TimeoutError."""
+        """As `ended`, once it has. Raises TimeoutError."""
+        return until(lambda: self.ended(job_id), timeout_s=timeout_s, what=f"job {job_id} has ended")
 
-        def look() -> dict[str, Any] | None:
-            answer = self._ask("GET", f"{STATUS}/{job_id}")
-            return answer if answer is not None and answer["status"] in FINAL else None
-
-        return until(look, timeout_s=timeout_s, what=f"job {job_id} has ended")
-
-    def is_over(self, job_id: str) -> bool:
-        """Whether a job is known to have ended, well or not."""
+    def ended(self, job_id: str) -> dict[str, Any] | None:
+        """The status document of a job that ended, well or not; None where that is not known now."""
         answer = self._ask("GET", f"{STATUS}/{job_id}")
-        return answer is not None and answer["status"] in FINAL
+        return answer if answer is not None and answer["status"] in FINAL else None
 
     def close(self) -> None:
         """Close the connections."""

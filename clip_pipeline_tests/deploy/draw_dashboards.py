@@ -9,7 +9,6 @@ panels are empty, and where a legend or a title has no room. Grafana itself may 
 import argparse
 import math
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import httpx
 import yaml
 from playwright.sync_api import sync_playwright
 
+from clip_pipeline_tests.browser.chromium import ARGUMENTS, find_chromium
 from clip_pipeline_tests.deploy import grafana_svg
 from clip_pipeline_tests.deploy.grafana_json import (
     Box,
@@ -36,7 +36,6 @@ from clip_pipeline_tests.deploy.grafana_svg import Series
 
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
 WIDTH_PX, EDGE_PX, TITLE_PX = 1480, 12, 44
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 STYLE = """
 body { margin: 0; background: #111217; color: #CCCCDC; font-family: Inter, Helvetica, Arial, sans-serif; }
 header { height: 44px; line-height: 44px; padding: 0 12px; font-size: 18px; }
@@ -177,12 +176,12 @@ def draw_panel(panel: dict[str, Any], series: Sequence[Series], *, box: Box, win
 
 def photograph(pages: Sequence[Path]) -> list[str]:
     """A PNG beside each page, and what has no room on it."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = find_chromium()
     if executable is None:
         return ["no pictures: no Chromium is installed"]
     said = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         page = browser.new_page(viewport={"width": WIDTH_PX + 2 * EDGE_PX, "height": 400})
         for path in pages:
             page.goto(path.resolve().as_uri())

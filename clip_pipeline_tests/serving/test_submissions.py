@@ -301,16 +301,17 @@ def test_health_answers_while_a_hundred_thousand_paths_are_registered(client, ph
     thread = threading.Thread(target=lambda: answers.append(add(client, *paths)))
     started = time.perf_counter()
     thread.start()
-    slowest = 0.0
+    waits = []
     while thread.is_alive():
         begun = time.perf_counter()
         assert client.get("/health").status_code == 200
-        slowest = max(slowest, time.perf_counter() - begun)
+        waits.append(time.perf_counter() - begun)
     took = time.perf_counter() - started
     assert answers[0].json()["new_images_count"] == 100_000
     # The issue asks for 6 s and 50 ms; beside other tests on shared cores only the order of magnitude is certain.
     assert took < 20
-    assert slowest < 5
+    assert max(waits) < 5
+    assert sorted(waits)[len(waits) * 9 // 10] < 1
 
 
 def test_only_failed_images_are_tried_again_as_a_new_job(world, client, photos):
